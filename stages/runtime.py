@@ -1,0 +1,108 @@
+"""What a run may vary without changing its result: device, workers, reporting. Never hashed into a fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from stages.errors import UsageError
+
+
+class Progress(Protocol):
+    """A bar under way."""
+
+    def advance(self, n: float = 1) -> None: ...
+
+    def note(self, text: str) -> None:
+        """Show a short text (a loss, a clip's name) beside the bar."""
+
+
+class Reporter:
+    """Where a stage says what it does. This one is silent; the command line has one that draws with rich."""
+
+    def log(self, message: str) -> None:
+        """An ordinary line, such as the reason why a clip is redone."""
+
+    def warn(self, message: str) -> None:
+        """Something the user should know although the run goes on."""
+
+    @contextmanager
+    def progress(self, title: str, total: float | None, unit: str = "") -> Iterator[Progress]:
+        """A bar of `total` units, with rate and time left."""
+        yield _Silent()
+
+
+class _Silent:
+    def advance(self, n: float = 1) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How to run, not what to make."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    workers: int = 1
+    """Processes for per-clip work."""
+    force: bool = False
+    """Redo what is already there."""
+    dry_run: bool = False
+    """Print the plan and change nothing."""
+    shard: tuple[int, int] | None = None
+    """(i, n) with 0 <= i < n: only the clips of this share, for cluster arrays."""
+    offline: bool = False
+    """Never fetch anything from the network."""
+    max_minutes: float | None = None
+    """Training stops cleanly after this long; the same command goes on later."""
+    reporter: Reporter = field(default_factory=Reporter)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UsageError(f"--workers {self.workers}: needs at least 1")
+        if self.shard and not 0 <= self.shard[0] < self.shard[1]:
+            raise UsageError(f"--shard {self.shard[0]}/{self.shard[1]}: needs I/N with 0 <= I < N")
+
+    def torch_device(self) -> Any:
+        """The torch.device to use. Raises UsageError when a named device is absent."""
+        import torch  # kept out of start-up: `difftalk --help` must not wait for it
+
+        if self.device == "auto":
+            if torch.cuda.is_available():
+                return torch.device("cuda")
+            mps = getattr(torch.backends, "mps", None)
+            return torch.device("mps" if mps and mps.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise UsageError(f"--device {self.device}: not a device name; use auto, cpu, cuda, cuda:N or mps") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UsageError(f"--device {self.device}: no CUDA device is visible; use --device auto or cpu")
+        return device
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a stage did."""
+
+    out: Path
+    """The artifact directory or file that was made."""
+    done: int = 0
+    skipped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Unit -> why."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Figures worth telling: counts, seconds, scores."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is there, 4 when some clips failed, 3 when none could be used."""
+        if not self.failed:
+            return 0
+        return 4 if self.done + self.skipped else 3
