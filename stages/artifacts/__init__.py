@@ -3,11 +3,12 @@
 from stages.artifacts.files import make_folder, remove_tree, write_atomic, write_json
 from stages.artifacts.fingerprint import DigestCache, Input, Weight, config_dict, digest_json, explain, file_digest
 from stages.artifacts.lock import lock
+from stages.artifacts.parallel import run_units
 from stages.artifacts.read import Artifact, Clip, read_artifact
 from stages.artifacts.store import Draft, Store, Unit, commit
 
 __all__ = [
     "Artifact", "Clip", "DigestCache", "Draft", "Input", "Store", "Unit", "Weight", "commit", "config_dict",
-    "digest_json", "explain", "file_digest", "lock", "make_folder", "read_artifact", "remove_tree", "write_atomic",
-    "write_json",
+    "digest_json", "explain", "file_digest", "lock", "make_folder", "read_artifact", "remove_tree", "run_units",
+    "write_atomic", "write_json",
 ]  # fmt: skip

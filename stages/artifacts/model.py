@@ -1,0 +1,121 @@
+"""Writing a model artifact: one key for the whole training, resumed or refused, sealed with artifact.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import stages
+from stages.artifacts.files import make_folder, remove_tree, write_json
+from stages.artifacts.fingerprint import Input, config_dict, digest_json, explain, file_digest, make_key
+from stages.artifacts.lock import lock
+from stages.artifacts.read import SCHEMA
+from stages.errors import ArtifactError
+from stages.runtime import Report, Runtime
+
+LENGTH_FIELDS = ("steps", "save_every", "validate_every")
+"""How long to train and how often to look: a longer run goes on from a shorter one."""
+
+
+class ModelStore:
+    """The writer of a model artifact: model.safetensors, config.json, state/, log.jsonl, tb/, samples/.
+
+    Enter raises ArtifactError when the folder holds a training with another configuration or other inputs and
+    --force is not given: hours of training are never thrown away by a changed option.
+    """
+
+    def __init__(self, root: Path, *, kind: str, stage: str, code: int, config: Any, inputs: Sequence[Input], runtime: Runtime):
+        self.root, self.kind, self.stage, self.code, self.runtime = root, kind, stage, code, runtime
+        self.config, self.inputs = config_dict(config), tuple(inputs)
+        self.key = make_key(stage, code, self.config, inputs, ())
+        self.resume_key = self._without_length(self.key)
+        self._stack = ExitStack()
+
+    @staticmethod
+    def _without_length(key: dict[str, Any]) -> dict[str, Any]:
+        return {**key, "config": {k: v for k, v in key["config"].items() if k not in LENGTH_FIELDS}}
+
+    def __enter__(self) -> ModelStore:
+        if self.runtime.dry_run:
+            return self
+        self._stack.enter_context(lock(self.root))
+        try:
+            self._check()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def why(self) -> str:
+        """Why training must run, or an empty text when the finished model is there and sound."""
+        try:
+            manifest = json.loads((self.root / "artifact.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return "going on" if (self.root / "state").exists() else "missing"
+        except ValueError:
+            return "damaged (artifact.json cannot be read)"
+        if self.runtime.force:
+            return "forced"
+        key = {k: manifest.get(k) for k in ("config", "inputs", "weights")}
+        key |= {"stage": manifest["producer"]["command"], "code": manifest["producer"]["code"]}
+        if reason := explain(key, self.key):
+            return reason
+        for name, expected in manifest["files"].items():
+            path = self.root / name
+            if not path.is_file() or file_digest(path) != expected["sha256"]:
+                return f"damaged ({name})"
+        return "" if manifest["facts"].get("finished", True) else "stopped before its last step"
+
+    def _check(self) -> None:
+        path = self.root / "training.json"
+        if self.runtime.force:
+            for name in ("state", "samples", "tb"):
+                remove_tree(self.root / name)
+            for name in ("artifact.json", "log.jsonl", "training.json"):
+                (self.root / name).unlink(missing_ok=True)
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            before = None
+        manifest = self.root / "artifact.json"
+        if before is None and manifest.exists():
+            raise ArtifactError(f"{self.root} already holds another artifact; choose another --out")
+        if before is not None and before != self.resume_key:
+            raise ArtifactError(
+                f"{self.root} holds a training with other settings: {explain(before, self.resume_key)}; "
+                "choose another --out, or --force to throw it away and start anew"
+            )
+        write_json(path, self.resume_key)
+
+    def open_for_training(self) -> str:
+        """Take the manifest away while training runs; returns the key that training states carry."""
+        make_folder(self.root)
+        (self.root / "artifact.json").unlink(missing_ok=True)
+        return digest_json(self.resume_key)
+
+    def seal(self, files: Sequence[str], facts: dict[str, Any]) -> Report:
+        """Write the manifest over `files` (names in the root)."""
+        listed = {n: {"bytes": (self.root / n).stat().st_size, "sha256": file_digest(self.root / n)} for n in sorted(files)}
+        facts = json.loads(json.dumps(facts))
+        manifest = {
+            "kind": self.kind,
+            "schema": SCHEMA,
+            "producer": {"command": self.stage, "version": stages.__version__, "code": self.code},
+            "config": self.config,
+            "inputs": [asdict(i) for i in sorted(self.inputs, key=lambda i: (i.role, i.digest))],
+            "weights": [],
+            "fingerprint": digest_json(self.key),
+            "clips": {"ok": [], "failed": []},
+            "files": listed,
+            "facts": facts,
+            "digest": digest_json(listed),
+        }
+        write_json(self.root / "artifact.json", manifest)
+        return Report(out=self.root, done=1, facts=facts)

@@ -1,0 +1,141 @@
+"""extract-audio: the speech of every clip -> one window of acoustic features per stored frame (DESIGN, walk 2).
+
+A clip's folder features/<id>/ holds, for the T frames that preprocess kept:
+    audio.npy       (T, 16, F) f32   window k is centred on frame frames[k] of the clip
+    neighbours.npy  (T, 8)     i32   which windows the temporal filter of window k sees; -1 (zeros) where there is none
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from stages.artifacts import Clip, Draft, Input, Store, Unit, read_artifact, run_units
+from stages.errors import ArtifactError, DiffTalkError, InputError, UsageError
+from stages.media.audio import read_audio
+from stages.runtime import Report, Runtime
+from stages.shapes import SAMPLE_RATE, WINDOW_ROWS
+from stages.speech.encoder import Encoder, open_encoder
+from stages.speech.windows import exact_rate, stored_neighbours, windows_at
+
+CODE = 1
+
+CHUNK_FRAMES = 2000
+"""Windows written at once: a two-hour clip never lies in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What the features depend on."""
+
+    encoder: Literal["mel", "deepspeech"] = "mel"
+    """Features of the sound: mel (log-mel, needs nothing) or deepspeech (letter logits, needs --model)."""
+    model: Path | None = None
+    """Acoustic model for deepspeech: an .onnx file with DeepSpeech 0.1.0's inputs and outputs."""
+
+    def __post_init__(self) -> None:
+        if self.encoder == "deepspeech" and self.model is None:
+            raise UsageError("--encoder deepspeech needs --model FILE.onnx, the acoustic model; --encoder mel needs none")
+        if self.encoder == "mel" and self.model is not None:
+            raise UsageError(f"--model {self.model}: the mel encoder takes no model; add --encoder deepspeech")
+
+
+UNIT_CONFIG = ("encoder",)
+"""What one clip depends on; the model counts by its content (a weight), whatever its file is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker needs to make one clip's features."""
+
+    clip: Clip
+    config: Config
+    device: str
+    threads: int
+
+
+def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Report:
+    """Make the features artifact `out` (default: inputs/features) from the clips artifact `inputs`.
+
+    Raises ArtifactError when there are no clips to read, InputError or UsageError when the encoder cannot be opened; a
+    clip that cannot be used is recorded in failures.jsonl. Clips kept without sound are left out with a warning.
+    """
+    inputs = Path(inputs)
+    clips = read_artifact(inputs, "clips")
+    threads = 0 if runtime.workers == 1 else max(1, (os.cpu_count() or 1) // runtime.workers)
+    _encoder.cache_clear()  # the model's file may be another one than in an earlier run of this process
+    encoder = _encoder(config, runtime.device, threads)  # before the store opens: a wrong model must not unseal anything
+    runtime.reporter.log(f"encoder {encoder.name}: {encoder.features} features at {encoder.rows_hz} Hz on {encoder.place}")
+    silent = [id for id, clip in clips.clips.items() if not (clip.path / "speech.wav").exists()]
+    if silent:
+        runtime.reporter.warn(f"{len(silent)} clips have no sound and are left out: {', '.join(silent[:5])}")
+    heard = [clip for id, clip in clips.clips.items() if id not in silent]
+    if not heard:
+        raise InputError(f"{inputs}: no clip with sound; see failures.jsonl there, then run `difftalk preprocess` again")
+    units = [
+        Unit(clip.id, (Input("clip", "clips", clip.digest),), Job(clip=clip, config=config, device=runtime.device, threads=threads))
+        for clip in heard
+    ]
+    with Store(
+        out or inputs / "features", kind="features", stage="extract-audio", code=CODE, config=config, runtime=runtime,
+        weights=encoder.weights, unit_config=UNIT_CONFIG,
+    ) as store:  # fmt: skip
+        run_units(store, store.plan(units), make_features, title="extract-audio", unit="s of sound", size=_seconds)
+        facts = {"encoder": encoder.name, "features": encoder.features, "rows_hz": encoder.rows_hz, "window": WINDOW_ROWS}
+        return store.seal(facts=facts)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(config: Config, device: str, threads: int) -> Encoder:
+    """One session a process, shared by all its clips."""
+    return open_encoder(config.encoder, config.model, Runtime(device=device), threads=threads)
+
+
+def _seconds(unit: Unit) -> float:
+    facts = unit.payload.clip.facts
+    return float(facts.get("frames_total", 1) / exact_rate(Fraction(facts.get("fps", "25/1"))))
+
+
+def make_features(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
+    """Build one clip's features in draft.path. Raises DiffTalkError when the clip's folder is damaged."""
+    fps, total, frames, samples = _read_clip(job.clip)
+    encoder = _encoder(job.config, job.device, job.threads)
+    rows = encoder.encode(samples)  # (R, F)
+    assert rows.dtype == np.float32 and rows.shape[1] == encoder.features, (rows.dtype, rows.shape, encoder.features)
+    shape = (len(frames), WINDOW_ROWS, encoder.features)
+    windows = np.lib.format.open_memmap(draft.path / "audio.npy", "w+", np.float32, shape)
+    for start in range(0, len(frames), CHUNK_FRAMES):
+        part = slice(start, start + CHUNK_FRAMES)
+        windows[part] = windows_at(rows, frames[part], fps)
+    windows.flush()
+    np.save(draft.path / "neighbours.npy", stored_neighbours(frames, total, fps))
+    draft.facts |= {
+        "encoder": encoder.name,
+        "rows": len(rows),
+        "features": encoder.features,
+        "frames": len(frames),
+        "seconds": round(len(samples) / SAMPLE_RATE, 3),
+    }
+
+
+def _read_clip(clip: Clip) -> tuple[Fraction, int, np.ndarray, np.ndarray]:
+    """Frame rate, frames in the timeline, stored frames (T,) i32, and sound (n,) i16."""
+    try:
+        fps, total = Fraction(clip.facts["fps"]), int(clip.facts["frames_total"])
+        frames = np.array(clip.array("frames.npy"))
+        samples = read_audio(clip.path / "speech.wav")
+    except (ArtifactError, InputError, KeyError, ValueError, ZeroDivisionError) as error:
+        # Not the source's fault but the folder's: DiffTalkError, so that the next run looks again.
+        raise DiffTalkError(f"clip {clip.id} is damaged ({error!s}); run `difftalk preprocess` again") from error
+    if frames.ndim != 1 or not len(frames) or frames.min() < 0 or frames.max() >= total or (np.diff(frames) <= 0).any():
+        raise DiffTalkError(
+            f"clip {clip.id} is damaged (frames.npy is not a rising list of frames below {total}); run `difftalk preprocess` again"
+        )
+    return fps, total, frames, samples

@@ -1,0 +1,116 @@
+"""The conditional denoiser M(z_t, t, C) (paper 3.2, eq. 3): UNet over [z_t; z_m; z_r] with the context C_l."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stages.errors import UsageError
+from stages.models.condition import ConditionEncoder, ContextKind
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+"""What the network returns; diffusers' own names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """Shape of a denoiser and the meaning of its output: all that is needed to rebuild it."""
+
+    latent_channels: int
+    audio_features: int
+    """F of the features that it was trained on."""
+    widths: tuple[int, ...]
+    layers: int
+    attention: tuple[bool, ...]
+    """Which levels attend to the context (and to themselves)."""
+    head_width: int = 32
+    context: ContextKind = "tokens"
+    context_width: int = 128
+    audio_filter: bool = True
+    global_condition: bool = True
+    """Add the first two context tokens to the time embedding as well."""
+    prediction: Prediction = "v_prediction"
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        if self.context == "single" and self.context_width != 128:
+            raise UsageError("--context single is the paper's [a; l] of 64 + 64: context_width must be 128")
+
+
+# name         widths                 layers attention                    context   global prediction      groups
+DENOISERS = {
+    "tiny": ((64, 96, 128), 1, (False, True, True), "tokens", True, "v_prediction", 16),
+    "compact": ((128, 192, 256), 2, (False, True, True), "tokens", True, "v_prediction", 32),
+    "paper": ((256, 512, 768, 1024), 2, (False, True, True, True), "single", False, "epsilon", 32),
+}
+
+
+def denoiser_config(preset: str, *, latent_channels: int, audio_features: int, **changes: Any) -> DenoiserConfig:
+    """A preset's denoiser with some fields changed."""
+    widths, layers, attention, context, global_condition, prediction, groups = DENOISERS[preset]
+    fields: dict[str, Any] = dict(
+        widths=widths, layers=layers, attention=attention, context=context, global_condition=global_condition,
+        prediction=prediction, groups=groups,
+    )  # fmt: skip
+    return DenoiserConfig(latent_channels=latent_channels, audio_features=audio_features, **(fields | changes))
+
+
+@dataclass
+class Condition:
+    """The condition set C = {a, z_r, z_m, l} of a batch."""
+
+    masked: Tensor
+    """z_m: (B, C, h, w) latent of the masked frame."""
+    reference: Tensor
+    """z_r: (B, C, h, w) latent of the reference frame."""
+    audio: Tensor
+    """(B, 8, 16, F) windows of the neighbouring frames."""
+    landmarks: Tensor
+    """(B, 39, 2) points in -1..1 of the crop."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Condition:
+        return Condition(*(t.to(*args, **kwargs) for t in (self.masked, self.reference, self.audio, self.landmarks)))
+
+
+class Denoiser(nn.Module):
+    """forward(z_t (B, C, h, w), t (B,), Condition) -> (B, C, h, w): noise, velocity or z_0 as config.prediction says."""
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        from diffusers import UNet2DConditionModel
+
+        self.config = config
+        down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention)
+        up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention))
+        self.condition = ConditionEncoder(
+            config.audio_features, config.context, config.context_width, config.audio_filter
+        )
+        extra = {}
+        if config.global_condition:
+            extra = dict(class_embed_type="projection", projection_class_embeddings_input_dim=2 * config.context_width)
+        self.unet = UNet2DConditionModel(
+            in_channels=3 * config.latent_channels,
+            out_channels=config.latent_channels,
+            block_out_channels=config.widths,
+            layers_per_block=config.layers,
+            down_block_types=down,
+            up_block_types=up,
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            cross_attention_dim=config.context_width,
+            # diffusers calls the number of heads `attention_head_dim` here
+            attention_head_dim=tuple(w // config.head_width for w in config.widths),
+            norm_num_groups=config.groups,
+            **extra,
+        )
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        x = torch.cat([z_t, condition.masked, condition.reference], dim=1)  # (B, 3C, h, w)
+        context = self.condition(condition.audio, condition.landmarks)  # (B, N, D)
+        labels = context[:, :2].flatten(1) if self.config.global_condition else None  # (B, 2D)
+        return self.unet(x, t, encoder_hidden_states=context, class_labels=labels).sample
+
+    def config_dict(self) -> dict[str, Any]:
+        return asdict(self.config)

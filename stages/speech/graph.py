@@ -1,0 +1,177 @@
+"""An acoustic model in an ONNX file: opened once, checked against the DeepSpeech contract, run in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.errors import InputError, UsageError
+from stages.runtime import Runtime
+from stages.speech.mfcc import INPUT_WIDTH
+
+LETTERS = 29
+"""Logits a row: space, a-z, apostrophe, CTC blank."""
+CHUNK_ROWS = 6000
+"""120 s of sound go through the network at once. Shorter sound is one piece, as in the original pipeline."""
+MARGIN_ROWS = 500
+"""10 s run along on each side of a piece and are thrown away: the recurrent state forgets its start within them."""
+
+CONTRACT = (
+    f"one float32 input of shape (1, T, {INPUT_WIDTH}) or (T, {INPUT_WIDTH}) with T free, optionally a second, int32 input "
+    f"`input_lengths` of shape (1,), and raw letter logits as output: (T, 1, {LETTERS}), (1, T, {LETTERS}) or (T, {LETTERS}); "
+    "with several outputs, the one named `logits` is taken"
+)
+"""What a graph must look like, for error messages and the manual."""
+
+FOREIGN = {
+    ".pb": "a frozen TensorFlow graph",
+    ".pbmm": "a memory-mapped TensorFlow graph (DeepSpeech 0.2 or later, which is another network)",
+    ".tflite": "a TensorFlow Lite graph (DeepSpeech 0.2 or later, which is another network)",
+}
+
+
+class AcousticGraph:
+    """(T, 494) f32 network input -> (T, 29) f32 raw logits.
+
+    `provider` names where it runs: CUDAExecutionProvider when onnxruntime has it and the device allows it, else
+    CPUExecutionProvider. Raises InputError for a file that is not such a graph, saying what was expected and found.
+    """
+
+    def __init__(self, path: Path, runtime: Runtime, *, threads: int = 0):
+        check_file(path)
+        self.path = path
+        self._session = _open(path, runtime, threads)
+        self.provider: str = self._session.get_providers()[0]
+        self._input, self._lengths = self._find_inputs()
+        self._output = self._find_output()
+        # twice, with two lengths: a graph that was exported with a fixed T shows it here and not in the tenth clip
+        for rows in (2, 21):
+            self._run(np.zeros((rows, INPUT_WIDTH), np.float32))
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """The whole of x as one piece: (T, 494) f32 -> (T, 29) f32. Raises InputError for values that are not finite."""
+        y = self._run(x)
+        if not np.isfinite(y).all():
+            raise InputError(f"{self.path}: the network gives values that are not finite; the file is damaged or of half precision")
+        return y
+
+    def _find_inputs(self) -> tuple[Any, Any]:
+        inputs = self._session.get_inputs()
+        features = [i for i in inputs if i.type == "tensor(float)" and len(i.shape) in (2, 3) and i.shape[-1] == INPUT_WIDTH]
+        lengths = [i for i in inputs if i.name.split(":")[0] == "input_lengths" and i.type == "tensor(int32)"]
+        if len(features) != 1 or len(features) + len(lengths) != len(inputs) or isinstance(features[0].shape[-2], int):
+            raise self._refuse()
+        if len(features[0].shape) == 3 and features[0].shape[0] not in (1, None) and isinstance(features[0].shape[0], int):
+            raise self._refuse()
+        return features[0], lengths[0] if lengths else None
+
+    def _find_output(self) -> str:
+        outputs = self._session.get_outputs()
+        named = [o for o in outputs if o.name.split(":")[0] == "logits"] or outputs
+        if len(named) != 1:
+            raise self._refuse()
+        return named[0].name
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        feed = {self._input.name: x if len(self._input.shape) == 2 else x[None]}
+        if self._lengths is not None:
+            feed[self._lengths.name] = np.array([len(x)], np.int32)
+        try:
+            y = self._session.run([self._output], feed)[0]
+        except Exception as error:  # onnxruntime's exceptions have no common base but this
+            raise self._refuse(f"running it on {len(x)} rows fails: {_first_line(error)}") from error
+        if y.shape not in ((len(x), 1, LETTERS), (1, len(x), LETTERS), (len(x), LETTERS)):
+            raise self._refuse(f"{len(x)} rows give an output of shape {y.shape}")
+        return y.reshape(len(x), LETTERS).astype(np.float32)
+
+    def _refuse(self, more: str = "") -> InputError:
+        def shapes(values: Any) -> str:
+            return ", ".join(f"{v.name} {v.type[7:-1]} ({', '.join(str(n or '?') for n in v.shape)})" for v in values) or "none"
+
+        found = f"inputs {shapes(self._session.get_inputs())}; outputs {shapes(self._session.get_outputs())}"
+        return InputError(
+            f"{self.path}: not an acoustic model for DeepSpeech features. Expected {CONTRACT}. "
+            f"Found {found}{'; ' + more if more else ''}"
+        )
+
+
+def in_pieces(graph: AcousticGraph, count: int, take: Any, *, chunk: int = CHUNK_ROWS, margin: int = MARGIN_ROWS) -> np.ndarray:
+    """Logits of `count` rows, `chunk` at a time with `margin` rows of context: (count, 29) f32.
+
+    `take(start, stop)` gives the network's input for those rows, (stop - start, 494) f32, so that nothing of the
+    sound's length but the result is ever held.
+    """
+    pieces = []
+    for start in range(0, count, chunk):
+        stop = min(start + chunk, count)
+        lo, hi = max(start - margin, 0), min(stop + margin, count)
+        pieces.append(graph.logits(take(lo, hi))[start - lo : stop - lo])
+    return np.concatenate(pieces)
+
+
+def check_file(path: Path) -> None:
+    """Raises InputError for a file that is absent, empty, or known to be of another kind."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; --model takes the acoustic model, an .onnx file")
+    kind = "a folder" if path.is_dir() else FOREIGN.get(path.suffix.lower())
+    if kind:
+        raise InputError(
+            f"{path}: this is {kind}; importing it is not part of this version. Give an ONNX file instead (tf2onnx converts the "
+            f"frozen graph of DeepSpeech 0.1.0), with {CONTRACT}"
+        )
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes)")
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The ONNX file and the files beside it that it keeps its tensors in (torch's exporter does): all that shapes a result.
+
+    An external tensor names its file in a protobuf pair {key: "location", value: NAME}, found here without parsing.
+    """
+    import mmap
+
+    with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        ends = [m.end() for m in re.finditer(rb"\x0a\x08location\x12", data)]
+        names = {data[e + 1 : e + 1 + data[e]] for e in ends}
+    beside = [path.parent / name.decode("utf-8", "replace") for name in sorted(names)]
+    return [path, *(p for p in beside if p.is_file())]
+
+
+def choose_providers(available: list[str], device: str) -> list[Any]:
+    """onnxruntime's providers in order of preference, for a --device value.
+
+    Raises UsageError when CUDA is asked for by name and this onnxruntime has none.
+    """
+    cpu = "CPUExecutionProvider"
+    if device.startswith("cuda") and "CUDAExecutionProvider" not in available:
+        raise UsageError(f"--device {device}: this onnxruntime has no CUDA provider; install onnxruntime-gpu, or use --device auto")
+    if "CUDAExecutionProvider" not in available or not device.startswith(("auto", "cuda")):
+        return [cpu]
+    index = device.partition(":")[2] or "0"
+    return [("CUDAExecutionProvider", {"device_id": index}), cpu]
+
+
+def _open(path: Path, runtime: Runtime, threads: int) -> Any:
+    import onnxruntime  # 0.2 s that only this encoder needs
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised below; the library must not write to the terminal
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    providers = choose_providers(onnxruntime.get_available_providers(), runtime.device)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no common base but this
+        raise InputError(f"{path}: onnxruntime cannot open it as an ONNX graph: {_first_line(error)}", detail=str(error)) from error
+    if len(providers) > 1 and session.get_providers()[0] == "CPUExecutionProvider":
+        if runtime.device != "auto":
+            raise UsageError(f"--device {runtime.device}: onnxruntime cannot start its CUDA provider here; use --device auto or cpu")
+        runtime.reporter.warn("onnxruntime cannot start its CUDA provider (driver, CUDA or cuDNN libraries); running on the CPU")
+    return session
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,1 @@
+"""The one training loop, its data order, EMA and checkpoints."""

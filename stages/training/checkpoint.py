@@ -1,0 +1,77 @@
+"""Whole training states as folders that appear by one rename: state/step-000012000/."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from stages.artifacts.files import make_folder, remove_tree, replace_tree, write_atomic
+from stages.errors import ArtifactError
+from stages.models.vae import FirstStage, rebuild_first_stage
+
+KEEP_LAST = 2
+
+
+def save_weights(path: Path, model: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+    """Write a model's state as safetensors, whole or not at all."""
+    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with write_atomic(path) as part:
+        part.write_bytes(save(tensors))  # save_file would leave the file readable by its owner only
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Strict: every tensor must fit. Raises ArtifactError when the file is damaged or belongs to another model."""
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch each raise their own kinds
+        raise ArtifactError(f"{path}: these weights cannot be loaded ({str(error).splitlines()[0]})") from error
+
+
+def load_first_stage(folder: Path) -> FirstStage:
+    """The first stage in `folder` (model.safetensors, config.json), in eval mode, frozen, on the CPU."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model = rebuild_first_stage(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{folder}: not a first stage ({error}); make one with `difftalk train-vae`") from error
+    load_weights(folder / "model.safetensors", model)
+    return model.requires_grad_(False).eval()
+
+
+def save_state(root: Path, step: int, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, meta: dict[str, Any]) -> None:
+    """Write state/step-N aside and rename it; keep the last two."""
+    folder, temp = root / "state", root / ".tmp-state"
+    remove_tree(temp)
+    built = temp / f"step-{step:09d}"
+    make_folder(built)
+    save_weights(built / "model.safetensors", model)
+    save_weights(built / "ema.safetensors", ema)
+    torch.save(optimizer.state_dict(), built / "optimizer.pt")
+    (built / "state.json").write_text(json.dumps({"step": step, **meta}), encoding="utf-8")
+    replace_tree(built, folder / built.name, temp / "trash")
+    remove_tree(temp)
+    for old in states(root)[:-KEEP_LAST]:
+        remove_tree(old)
+
+
+def states(root: Path) -> list[Path]:
+    """Whole states, oldest first. A folder under its final name is whole: it came by rename."""
+    found = [p for p in (root / "state").glob("step-*") if re.fullmatch(r"step-\d{9}", p.name) and (p / "state.json").is_file()]
+    return sorted(found)
+
+
+def load_state(folder: Path, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load one state; returns its meta. Nothing pickled is loaded without weights_only."""
+    load_weights(folder / "model.safetensors", model)
+    load_weights(folder / "ema.safetensors", ema)
+    try:
+        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+        return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except Exception as error:
+        raise ArtifactError(f"{folder}: this training state cannot be loaded ({error}); delete it to go on from the one before") from error
