@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stages import weights
 from stages.artifacts import (
     DigestCache,
     Draft,
@@ -113,8 +114,8 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime) -> Report:
     that cannot be scored (no partner, not readable, no face) is recorded in failures.jsonl and the rest go on.
     """
     found = find_pairs(Path(inputs.generated), Path(inputs.truth))
-    weights = _weights(config)
-    with Store(out, kind="scores", stage="evaluate", code=CODE, config=config, runtime=runtime, weights=weights) as store:
+    used = _weights(config)
+    with Store(out, kind="scores", stage="evaluate", code=CODE, config=config, runtime=runtime, weights=used) as store:
         todo = store.plan([_unit(pair, config, store.digests) for pair in found])
         if runtime.dry_run:
             return store.seal()
@@ -136,7 +137,7 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime) -> Report:
 
 def _unit(pair: VideoPair, config: Config, digests: DigestCache) -> Unit:
     """The pair's place is its name, not its content: a video made anew replaces the old one's scores."""
-    inputs = []
+    inputs: list[Input] = []
     for role, path in (("generated", pair.generated), ("truth", pair.truth)):
         try:
             inputs += [Input(role, "file", digests.digest(path))] if path else []
@@ -149,27 +150,26 @@ def _unit(pair: VideoPair, config: Config, digests: DigestCache) -> Unit:
     return Unit(f"{stem}-{digest_json(pair.name)[:8]}", tuple(inputs), Job(pair, config), pair.name)
 
 
-def _weights(config: Config) -> list[Weight]:
-    from stages import weights
+def _names(config: Config) -> list[str]:
+    return ["dlib-68", "dlib-resnet", *(LPIPS_FILES if "lpips" in config.chosen else ())]
 
-    names = ["dlib-68", "dlib-resnet", *(LPIPS_FILES if "lpips" in config.chosen else ())]
-    found = [weights.describe(name) for name in names]
+
+def _weights(config: Config) -> list[Weight]:
+    found = [weights.describe(name) for name in _names(config)]
     extra = [Weight("face-alignment", "2DFAN4, fetched by face-alignment", "BSD-3-Clause")]
     return [Weight(w.name, w.sha256, w.licence) for w in found] + (extra if config.landmarks == "face-alignment" else [])
 
 
 def _prepare(todo: list[Unit], config: Config, runtime: Runtime) -> list[Unit]:
-    """Give each pair what it runs with; the weights are fetched here, once, and only when something is to be scored."""
-    files: tuple[Path, ...] = ()
-    device = "cpu"
-    if "lpips" in config.chosen and any(not unit.payload.pair.problem for unit in todo):
-        from stages import weights
-
-        files = tuple(weights.locate(name, offline=runtime.offline) for name in LPIPS_FILES)
-        device = str(runtime.torch_device())
+    """Give each pair what it runs with. Weights are fetched here, once, and only when there is something to score."""
+    if all(unit.payload.pair.problem for unit in todo):
+        return todo
+    paths = {name: weights.locate(name, offline=runtime.offline, reporter=runtime.reporter) for name in _names(config)}
+    lpips = tuple(paths[name] for name in LPIPS_FILES if name in paths)
+    device = str(runtime.torch_device()) if lpips else "cpu"
     workers = min(runtime.workers, len(todo))
     threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
-    return [replace(u, payload=replace(u.payload, lpips=files, device=device, threads=threads)) for u in todo]
+    return [replace(u, payload=replace(u.payload, lpips=lpips, device=device, threads=threads)) for u in todo]
 
 
 @functools.lru_cache(maxsize=1)
@@ -277,10 +277,10 @@ def _forget_others(store: Store) -> None:
     """A pair that is not asked for any more must not stay in the means."""
     for id in set(store.failures) - set(store.planned):
         del store.failures[id]
-    for folder in sorted(store.units.glob("*")):
-        if folder.name not in store.planned:
-            store.log(f"drop {folder.name}: no longer among the videos to compare")
-            remove_tree(folder)
+    for record in sorted(store.units.glob("*/clip.json")):
+        if record.parent.name not in store.planned:
+            store.log(f"drop {record.parent.name}: no longer among the videos to compare")
+            remove_tree(record.parent)
 
 
 def _collect(store: Store, config: Config) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from typing import Literal
 
 import numpy as np
 
-from stages.artifacts import Clip, Draft, Input, Store, Unit, read_artifact, run_units
+from stages.artifacts import Clip, Draft, Input, Store, Unit, Weight, read_artifact, run_units
 from stages.errors import ArtifactError, DiffTalkError, InputError, UsageError
 from stages.media.audio import read_audio
 from stages.runtime import Report, Runtime
 from stages.shapes import SAMPLE_RATE, WINDOW_ROWS
 from stages.speech.encoder import Encoder, open_encoder
-from stages.speech.windows import exact_rate, stored_neighbours, windows_at
+from stages.speech.windows import stored_neighbours, windows_at
 
 CODE = 1
 
@@ -59,6 +59,7 @@ class Job:
     config: Config
     device: str
     threads: int
+    weights: tuple[Weight, ...]
 
 
 def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Report:
@@ -70,8 +71,8 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     inputs = Path(inputs)
     clips = read_artifact(inputs, "clips")
     threads = 0 if runtime.workers == 1 else max(1, (os.cpu_count() or 1) // runtime.workers)
-    _encoder.cache_clear()  # the model's file may be another one than in an earlier run of this process
-    encoder = _encoder(config, runtime.device, threads)  # before the store opens: a wrong model must not unseal anything
+    # Before the store opens: a wrong model must not unseal anything.
+    encoder = open_encoder(config.encoder, config.model, runtime, threads=threads)
     runtime.reporter.log(f"encoder {encoder.name}: {encoder.features} features at {encoder.rows_hz} Hz on {encoder.place}")
     silent = [id for id, clip in clips.clips.items() if not (clip.path / "speech.wav").exists()]
     if silent:
@@ -79,34 +80,36 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     heard = [clip for id, clip in clips.clips.items() if id not in silent]
     if not heard:
         raise InputError(f"{inputs}: no clip with sound; see failures.jsonl there, then run `difftalk preprocess` again")
-    units = [
-        Unit(clip.id, (Input("clip", "clips", clip.digest),), Job(clip=clip, config=config, device=runtime.device, threads=threads))
-        for clip in heard
-    ]
+    job = functools.partial(Job, config=config, device=runtime.device, threads=threads, weights=encoder.weights)
+    units = [Unit(clip.id, (Input("clip", "clips", clip.digest),), job(clip=clip)) for clip in heard]
     with Store(
         out or inputs / "features", kind="features", stage="extract-audio", code=CODE, config=config, runtime=runtime,
         weights=encoder.weights, unit_config=UNIT_CONFIG,
     ) as store:  # fmt: skip
-        run_units(store, store.plan(units), make_features, title="extract-audio", unit="s of sound", size=_seconds)
+        # An open model cannot be sent to another process: workers open their own, this process uses the one it has.
+        task = make_features if runtime.workers > 1 else functools.partial(make_features, encoder=encoder)
+        run_units(store, store.plan(units), task, title="extract-audio", unit="frames", size=_frames)
         facts = {"encoder": encoder.name, "features": encoder.features, "rows_hz": encoder.rows_hz, "window": WINDOW_ROWS}
         return store.seal(facts=facts)
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(config: Config, device: str, threads: int) -> Encoder:
-    """One session a process, shared by all its clips."""
-    return open_encoder(config.encoder, config.model, Runtime(device=device), threads=threads)
+def _worker_encoder(config: Config, device: str, threads: int, weights: tuple[Weight, ...]) -> Encoder:
+    """The encoder of a worker process, opened once for all its clips."""
+    encoder = open_encoder(config.encoder, config.model, Runtime(device=device), threads=threads)
+    if encoder.weights != weights:
+        raise DiffTalkError(f"{config.model} was replaced during the run; run the same command again")
+    return encoder
 
 
-def _seconds(unit: Unit) -> float:
-    facts = unit.payload.clip.facts
-    return float(facts.get("frames_total", 1) / exact_rate(Fraction(facts.get("fps", "25/1"))))
+def _frames(unit: Unit) -> float:
+    return float(unit.payload.clip.facts.get("frames_total", 1))
 
 
-def make_features(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
+def make_features(job: Job, draft: Draft, tick: Callable[[float], None], encoder: Encoder | None = None) -> None:
     """Build one clip's features in draft.path. Raises DiffTalkError when the clip's folder is damaged."""
     fps, total, frames, samples = _read_clip(job.clip)
-    encoder = _encoder(job.config, job.device, job.threads)
+    encoder = encoder or _worker_encoder(job.config, job.device, job.threads, job.weights)
     rows = encoder.encode(samples)  # (R, F)
     assert rows.dtype == np.float32 and rows.shape[1] == encoder.features, (rows.dtype, rows.shape, encoder.features)
     shape = (len(frames), WINDOW_ROWS, encoder.features)

@@ -5,7 +5,8 @@ from stages.artifacts.fingerprint import DigestCache, Input, Weight, config_dict
 from stages.artifacts.lock import lock
 from stages.artifacts.parallel import run_units
 from stages.artifacts.read import Artifact, Clip, read_artifact
-from stages.artifacts.store import Draft, Store, Unit, commit
+from stages.artifacts.store import Store
+from stages.artifacts.unit import Draft, Unit, commit
 
 __all__ = [
     "Artifact", "Clip", "DigestCache", "Draft", "Input", "Store", "Unit", "Weight", "commit", "config_dict",

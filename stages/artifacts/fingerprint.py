@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import json
+import math
+import time
 import types
 import typing
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.files import write_json
+import numpy as np
+
+from stages.artifacts.files import encode, read_json, write_json
 from stages.errors import UsageError
 
 
@@ -44,24 +50,60 @@ def config_dict(config: Any) -> dict[str, Any]:
 
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value` as JSON, in the type that its field declares. Raises UsageError for a number that cannot be one."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return None
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _coerce(value, next(a for a in args if a is not type(None)), name)
+        return _coerce(value, _member(value, [a for a in args if a is not type(None)]), name)
+    if origin is typing.Literal:
+        return next((a for a in args if a == value and isinstance(a, bool) == isinstance(value, bool)), value)
     if dataclasses.is_dataclass(value):
         return config_dict(value)
+    if isinstance(value, dict):
+        inner = args[1] if len(args) == 2 else Any
+        return {str(k): _coerce(v, inner, f"{name}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        inner = args[0] if args else Any
-        return [_coerce(v, inner, name) for v in value]
-    if isinstance(value, Path):
-        return value.name
+        hints = args if len(args) == len(value) and Ellipsis not in args and origin is tuple else (args or (Any,))[:1] * len(value)
+        return [_coerce(v, h, name) for v, h in zip(value, hints, strict=True)]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_coerce(v, args[0] if args else Any, name) for v in value)
+    if isinstance(value, Path) or hint is Path:
+        return Path(value).name
+    return _scalar(value, hint, name)
+
+
+def _member(value: Any, hints: list[Any]) -> Any:
+    """The member of a union that `value` belongs to: int | str keeps "auto", float | None takes 25."""
+    for hint in hints:
+        kind = typing.get_origin(hint) or hint
+        if kind is typing.Literal and value in typing.get_args(hint):
+            return hint
+        if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+            return hint
+    if isinstance(value, (int, float)) and float in hints:
+        return float
+    return hints[0] if len(hints) == 1 else Any
+
+
+def _scalar(value: Any, hint: Any, name: str) -> Any:
+    if isinstance(value, enum.Enum):
+        return _scalar(value.value, Any, name)
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name} = {value}: must be a finite number")
+    if hint is bool:
+        return bool(value)
     if hint is float:
-        return float(value)
+        return float(value) + 0.0  # -0.0 is 0.0
     if hint is int:
         if int(value) != value:
             raise UsageError(f"{name} = {value}: must be a whole number")
         return int(value)
+    assert isinstance(value, (bool, int, float, str)), f"{name}: {type(value)} has no canonical form"
     return value
 
 
@@ -72,7 +114,7 @@ def canonical_json(value: Any) -> str:
 
 def digest_json(value: Any) -> str:
     """sha256 of the canonical JSON, as 64 hex digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(encode(canonical_json(value))).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -89,17 +131,19 @@ def make_key(
         "stage": stage,
         "code": code,
         "config": config,
-        "inputs": [dataclasses.asdict(i) for i in sorted(inputs, key=lambda i: (i.role, i.digest))],
-        "weights": [{"role": w.role, "sha256": w.sha256} for w in sorted(weights, key=lambda w: w.role)],
+        "inputs": [dataclasses.asdict(i) for i in sorted(inputs, key=lambda i: (i.role, i.digest, i.kind))],
+        "weights": [{"role": w.role, "sha256": w.sha256} for w in sorted(weights, key=lambda w: (w.role, w.sha256))],
     }
 
 
 def explain(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Why `new` is not `old`: `config (resolution: 256 -> 512)`, `input (speech)`, `code (1 -> 2)`, `weights (dlib)`."""
     reasons = []
-    if (old.get("stage"), old.get("code")) != (new["stage"], new["code"]):
+    if old.get("stage") != new["stage"]:
+        reasons.append(f"made by {old.get('stage')}, not {new['stage']}")
+    elif old.get("code") != new["code"]:
         reasons.append(f"code ({old.get('code')} -> {new['code']})")
-    was, now = old.get("config", {}), new["config"]
+    was, now = _flat(old.get("config", {})), _flat(new["config"])
     changed = [f"{k}: {was.get(k)} -> {now.get(k)}" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
     if changed:
         reasons.append(f"config ({', '.join(changed)})")
@@ -107,33 +151,57 @@ def explain(old: dict[str, Any], new: dict[str, Any]) -> str:
         before = {(i["role"], i[field]) for i in old.get(part, [])}
         after = {(i["role"], i[field]) for i in new[part]}
         if roles := sorted({role for role, _ in before ^ after}):
-            reasons.append(f"{part.rstrip('s')} ({', '.join(roles)})")
+            reasons.append(f"{'input' if part == 'inputs' else part} ({', '.join(roles)})")
     return "; ".join(reasons)
 
 
-class DigestCache:
-    """sha256 by path, trusted while size and mtime stay the same, so that a second run need not read everything again.
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested configurations by dotted name: {"faces": {"gap": 1}} -> {"faces.gap": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
-    A damaged file whose size and mtime both look unchanged is not noticed; deleting the cache forces a full check.
+
+class DigestCache:
+    """sha256 by path, trusted while size, mtime and ctime stay the same, so that a second run need not read all again.
+
+    A file changed less than two seconds ago is not remembered: it could change again without its times telling (a file
+    system's clock is coarse). Bits that rot without a write are not noticed; deleting the cache forces a full check.
     """
+
+    FRESH_NS = 2_000_000_000
 
     def __init__(self, path: Path):
         self.path = path
-        self.known: dict[str, list[Any]] = {}
-        try:
-            self.known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            pass  # a cache: absent or torn means that everything is read once more
+        self.known: dict[str, list[Any]] = read_json(path) or {}
+        self._changed = False
 
     def digest(self, path: Path, name: str | None = None) -> str:
         """sha256 of `path`; `name` is its key in the cache (default: the absolute path)."""
-        name = name or str(path.resolve())
+        stamp = self._stamp(path)
+        entry = self.known.get(name or str(path.resolve()))
+        if isinstance(entry, list) and len(entry) == 4 and entry[:3] == stamp:
+            return entry[3]
+        sha256 = file_digest(path)
+        self._remember(path, name, stamp, sha256)
+        return sha256
+
+    def learn(self, path: Path, name: str | None, sha256: str) -> None:
+        """Take a digest that was computed just now by whoever wrote the file."""
+        self._remember(path, name, self._stamp(path), sha256)
+
+    def _remember(self, path: Path, name: str | None, stamp: list[int], sha256: str) -> None:
+        if time.time_ns() - max(stamp[1:]) > self.FRESH_NS:
+            self.known[name or str(path.resolve())] = [*stamp, sha256]
+            self._changed = True
+
+    @staticmethod
+    def _stamp(path: Path) -> list[int]:
         stat = path.stat()
-        entry = self.known.get(name)
-        if not entry or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-            entry = [stat.st_size, stat.st_mtime_ns, file_digest(path)]
-            self.known[name] = entry
-        return entry[2]
+        return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
     def save(self) -> None:
-        write_json(self.path, self.known)
+        if self._changed:
+            write_json(self.path, self.known)
+            self._changed = False

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stages.artifacts.files import explain_os_errors, make_folder
 from stages.errors import ArtifactError
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What network file systems answer that are mounted without locks."""
+
 
 @contextmanager
-def lock(root: Path, shard: tuple[int, int] | None = None) -> Iterator[None]:
+def lock(root: Path, shard: tuple[int, int] | None = None, warn: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the writer's lock of the artifact at `root`. Shards share it, and each holds one of its own.
 
-    Raises ArtifactError when another process holds it.
+    Raises ArtifactError when another process holds it. A file system without locks is told to `warn`; the run goes on.
     """
     make_folder(root)
     with ExitStack() as stack:
-        if shard is None:
-            _take(stack, root / ".lock", fcntl.LOCK_EX)
-        else:
-            _take(stack, root / ".lock", fcntl.LOCK_SH)
-            _take(stack, root / f".lock-{shard[0]}-of-{shard[1]}", fcntl.LOCK_EX)
+        wanted = [(root / ".lock", fcntl.LOCK_EX)]
+        if shard is not None:
+            wanted = [(root / ".lock", fcntl.LOCK_SH), (root / f".lock-{shard[0]}-of-{shard[1]}", fcntl.LOCK_EX)]
+        try:
+            for path, mode in wanted:
+                _take(stack, path, mode)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            if warn:
+                warn(f"{root} lies on a file system without locks: take care that no other run writes there")
         yield
 
 
@@ -35,12 +45,24 @@ def _take(stack: ExitStack, path: Path, mode: int) -> None:
     try:
         fcntl.flock(file, mode | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
         raise ArtifactError(
-            f"{path.parent} is being written by {holder}; wait for it to end, or choose another --out"
+            f"{path.parent} is being written by {_holder(path.parent)}; wait for it to end, or choose another --out"
         ) from None
+    # Said aloud, not left to close(): a forked child that lives on would keep the lock.
+    stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
     if mode == fcntl.LOCK_EX:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
+
+
+def _holder(root: Path) -> str:
+    """Who writes there. A lock file that nobody holds exclusively tells of an earlier run."""
+    for path in sorted(root.glob(".lock*")):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if name := file.read().strip():
+                    return name
+    return "another process"

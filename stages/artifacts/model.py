@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import stages
-from stages.artifacts.files import make_folder, remove_tree, write_json
+from stages.artifacts.files import make_folder, read_json, remove_tree, write_json
 from stages.artifacts.fingerprint import Input, config_dict, digest_json, explain, file_digest, make_key
 from stages.artifacts.lock import lock
 from stages.artifacts.read import SCHEMA
@@ -39,7 +39,7 @@ class ModelStore:
     def _without_length(key: dict[str, Any]) -> dict[str, Any]:
         return {**key, "config": {k: v for k, v in key["config"].items() if k not in LENGTH_FIELDS}}
 
-    def __enter__(self) -> ModelStore:
+    def __enter__(self) -> Self:
         if self.runtime.dry_run:
             return self
         self._stack.enter_context(lock(self.root))
@@ -55,11 +55,10 @@ class ModelStore:
 
     def why(self) -> str:
         """Why training must run, or an empty text when the finished model is there and sound."""
-        try:
-            manifest = json.loads((self.root / "artifact.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not (self.root / "artifact.json").exists():
             return "going on" if (self.root / "state").exists() else "missing"
-        except ValueError:
+        manifest = read_json(self.root / "artifact.json")
+        if manifest is None or not {"producer", "files", "facts"} <= manifest.keys():
             return "damaged (artifact.json cannot be read)"
         if self.runtime.force:
             return "forced"
@@ -75,18 +74,17 @@ class ModelStore:
 
     def _check(self) -> None:
         path = self.root / "training.json"
+        manifest = read_json(self.root / "artifact.json")
+        if manifest is not None and manifest.get("kind") != self.kind:  # even --force throws away nothing but a training
+            raise ArtifactError(f"{self.root} already holds a {manifest.get('kind')} artifact, not {self.kind}; choose another --out")
         if self.runtime.force:
             for name in ("state", "samples", "tb"):
                 remove_tree(self.root / name)
             for name in ("artifact.json", "log.jsonl", "training.json"):
                 (self.root / name).unlink(missing_ok=True)
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            before = None
-        manifest = self.root / "artifact.json"
-        if before is None and manifest.exists():
-            raise ArtifactError(f"{self.root} already holds another artifact; choose another --out")
+        before = read_json(path)
+        if before is None and (self.root / "artifact.json").exists():
+            raise ArtifactError(f"{self.root} holds a {self.kind} of unknown settings (no training.json); choose another --out")
         if before is not None and before != self.resume_key:
             raise ArtifactError(
                 f"{self.root} holds a training with other settings: {explain(before, self.resume_key)}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from stages.artifacts.store import Draft, Store, Unit, commit
-from stages.errors import ArtifactError, DiffTalkError
+from stages.artifacts.files import remove_tree
+from stages.artifacts.store import Store
+from stages.artifacts.unit import Draft, Unit, commit, drafts
+from stages.errors import DiffTalkError, DiskError
 
 Task = Callable[[Any, Draft, Callable[[float], None]], None]
 """task(payload, draft, tick): build one unit in draft.path, call tick(amount) as work gets done. Importable by name."""
@@ -46,12 +49,20 @@ def run_units(store: Store, todo: Sequence[Unit], task: Task, *, title: str, uni
 
 
 def _run_pool(store: Store, todo: list[Unit], task: Task, workers: int, finished: Callable[[Unit], None]) -> None:
-    suspects = _run_once(store, todo, task, workers, finished)
-    for unit in suspects:  # one of these took its worker down: each alone, to know which
-        for survivor in _run_once(store, [unit], task, 1, finished):
-            error = DiffTalkError("its worker process was killed (out of memory?); try again with fewer --workers")
-            store.fail(survivor, error)
-            finished(survivor)
+    while todo:
+        unknown = _run_once(store, todo, task, workers, finished)
+        # A worker was killed, and with it the pool. It was at one of the units that were begun: each of those alone,
+        # to know which. (None begun: it died on starting, and the first tells why.)
+        begun = [u for u in unknown if drafts(store.temp, u.id)] or unknown[:1]
+        for unit in begun:
+            for left in drafts(store.temp, unit.id):
+                remove_tree(left)
+            for survivor in _run_once(store, [unit], task, 1, finished):
+                error = DiffTalkError("its worker process was killed (out of memory?); try again with fewer --workers")
+                store.fail(survivor, error)
+                finished(survivor)
+        alone = {u.id for u in begun}
+        todo = [u for u in unknown if u.id not in alone]
 
 
 def _run_once(store: Store, todo: list[Unit], task: Task, workers: int, finished: Callable[[Unit], None]) -> list[Unit]:
@@ -70,7 +81,7 @@ def _run_once(store: Store, todo: list[Unit], task: Task, workers: int, finished
             except BrokenProcessPool:
                 unknown.append(unit)
                 continue
-            except ArtifactError:
+            except DiskError:
                 raise
             except Exception as error:
                 store.fail(unit, error)
@@ -87,8 +98,15 @@ def _run_once(store: Store, todo: list[Unit], task: Task, workers: int, finished
 
 
 def _work(task: Task, payload: Any, final: Any, temp: Any, id: str, key: dict[str, Any]) -> None:
-    with commit(final, temp, id, key) as draft:
-        task(payload, draft, lambda amount: None)
+    try:
+        with commit(final, temp, id, key) as draft:
+            task(payload, draft, lambda amount: None)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # an exception that cannot travel would break the pool for everybody
+            raise DiffTalkError(f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def _start_worker(parent: int) -> None:

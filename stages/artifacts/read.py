@@ -43,7 +43,7 @@ class Clip:
         """The array file `name`, memory-mapped read-only."""
         try:
             return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise ArtifactError(
                 f"clip {self.id}: {self.path / name} cannot be read ({error}); rerun the command that made it"
             ) from error
@@ -87,6 +87,7 @@ def read_clip(path: Path) -> Clip:
 
 def read_artifact(root: Path, kind: str) -> Artifact:
     """Open the artifact at `root`. Raises ArtifactError when it is absent, incomplete, newer, or of another kind."""
+    root = Path(root)
     how = MAKERS[kind].format(root=root, parent=root.parent)
     if not root.is_dir():
         raise ArtifactError(f"no {kind} artifact at {root}: make it with `{how}`")
@@ -98,8 +99,10 @@ def read_artifact(root: Path, kind: str) -> Artifact:
         ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{root / 'artifact.json'} cannot be read ({error}); run `{how}` again") from error
-    if manifest.get("kind") != kind:
-        raise ArtifactError(f"{root} is a {manifest.get('kind')} artifact, not {kind}; {kind} is made by `{how}`")
-    if manifest.get("schema") != SCHEMA:
-        raise ArtifactError(f"{root} has schema {manifest.get('schema')}, this version reads {SCHEMA}; run `{how}` again")
+    if not isinstance(manifest, dict) or not {"kind", "schema", "config", "clips", "digest"} <= manifest.keys():
+        raise ArtifactError(f"{root / 'artifact.json'} is not an artifact's manifest; run `{how}` again")
+    if manifest["kind"] != kind:
+        raise ArtifactError(f"{root} is a {manifest['kind']} artifact, not {kind}; {kind} is made by `{how}`")
+    if manifest["schema"] != SCHEMA:
+        raise ArtifactError(f"{root} has schema {manifest['schema']}, this version reads {SCHEMA}; run `{how}` again with it")
     return Artifact(root, manifest)

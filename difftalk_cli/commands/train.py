@@ -1,0 +1,22 @@
+"""difftalk train WORK"""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from stages.runtime import Report, Runtime
+
+STAGE = "stages.train"
+RUNTIME = ("device", "force", "dry_run", "max_minutes")
+
+
+def call(
+    stage: ModuleType, config: Any, runtime: Runtime, *,
+    work: Annotated[Path, typer.Argument(help="A clips artifact (difftalk preprocess).", show_default=False)],
+    features: Annotated[Path | None, typer.Option(help="A features artifact; by default WORK/features.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="A vae artifact; by default WORK/vae-<resolution>.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The denoiser artifact; by default WORK/denoiser-<resolution>.")] = None,
+) -> Report:  # fmt: skip
+    return stage.run(config, stage.Inputs(work, features, vae), out, runtime)

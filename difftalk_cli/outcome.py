@@ -1,0 +1,72 @@
+"""How a run ends: its result on stdout, one clear line for an error, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from stages.errors import DiffTalkError
+from stages.runtime import Report
+
+
+def deliver(work: Callable[[], Report], *, as_json: bool, debug: bool, table: Callable[[Report], None] | None) -> None:
+    """Run `work` and leave with its exit code (see difftalk_cli.main.main)."""
+    try:
+        report = work()
+    except DiffTalkError as error:
+        tell(f"error: {error}")
+        if debug:
+            traceback.print_exc()
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        tell("interrupted; what is done is kept, the same command goes on from there")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        tell(f"bug: {type(error).__name__}: {error}")
+        if debug:
+            traceback.print_exc()
+        else:
+            tell(f"this is not your fault; please report it with {_keep_trace()} and the output of `difftalk doctor`")
+        raise typer.Exit(1) from None
+    if report.failed:
+        tell(f"{len(report.failed)} failed, {report.done} done, {report.skipped} skipped; see failures.jsonl in {report.out}")
+    if table:
+        table(report)
+    _print_result(report, as_json)
+    raise typer.Exit(report.exit_code)
+
+
+def tell(text: str) -> None:
+    """One line on stderr, exactly as it is: paths may hold anything that looks like markup."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except (BrokenPipeError, ValueError):
+        pass  # nobody listens
+
+
+def _print_result(report: Report, as_json: bool) -> None:
+    text = str(report.out)
+    if as_json:
+        record: dict[str, Any] = {
+            "out": str(report.out), "done": report.done, "skipped": report.skipped, "failed": report.failed, "facts": report.facts,
+        }  # fmt: skip
+        text = json.dumps(record, ensure_ascii=False, default=str)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # the reader has gone; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _keep_trace() -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="difftalk-trace-", suffix=".txt", delete=False, encoding="utf-8") as f:
+        traceback.print_exc(file=f)
+    return f.name

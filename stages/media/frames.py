@@ -1,0 +1,50 @@
+"""Numbered PNG files: the pictures of a frames artifact, clips/<id>/frames/000000.png and on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from stages.artifacts.files import make_folder
+from stages.errors import InputError
+from stages.media.video import read_photo
+
+
+class FrameFolder:
+    """The folder `frames` of a clip in a frames artifact."""
+
+    def __init__(self, clip: Path):
+        self.path = clip / "frames"
+
+    def file(self, index: int) -> Path:
+        return self.path / f"{index:06d}.png"
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Every frame in order: (H, W, 3) u8. Raises InputError when there is none, or one is of another size."""
+        index, shape = 0, None
+        while self.file(index).is_file():
+            frame = read_photo(self.file(index))
+            if shape not in (None, frame.shape):
+                raise InputError(f"{self.file(index)}: {frame.shape[1]}x{frame.shape[0]} among frames of {shape[1]}x{shape[0]}")
+            shape = frame.shape
+            yield frame
+            index += 1
+        if not index:
+            raise InputError(f"{self.path}: no frame 000000.png")
+
+
+class FrameWriter:
+    """Append frames to a clip's new folder; the same `write` as VideoWriter."""
+
+    def __init__(self, clip: Path):
+        self.folder, self.frames_written = FrameFolder(clip), 0
+        make_folder(self.folder.path)
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame: (H, W, 3) u8."""
+        from PIL import Image
+
+        Image.fromarray(frame).save(self.folder.file(self.frames_written), compress_level=3)
+        self.frames_written += 1

@@ -1,0 +1,219 @@
+"""train: clips, features and a first stage -> the conditional denoiser (DESIGN, walk 4; paper 3.2)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stages.artifacts import Artifact, Input, read_artifact, write_json
+from stages.artifacts.model import ModelStore
+from stages.errors import ArtifactError, UsageError
+from stages.faces.mask import MaskKind
+from stages.runtime import Report, Runtime
+
+if TYPE_CHECKING:
+    from stages.models.denoiser import Denoiser
+
+CODE = 1
+Preset = Literal["tiny", "compact", "paper"]
+
+# preset      steps   batch rate    ema     warm-up clip  T     mask          reference previous
+TRAINING = {
+    "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "sampled", 0.25),
+    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "sampled", 0.25),
+    "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where training finds its data."""
+
+    work: Path
+    """A clips artifact (preprocess)."""
+    features: Path | None = None
+    """A features artifact; by default work/features."""
+    vae: Path | None = None
+    """A vae artifact; by default work/vae-<resolution>."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What the denoiser depends on. None means: as the preset says."""
+
+    preset: Preset = "tiny"
+    """Size and recipe: tiny (minutes on a CPU), compact (what ships), paper (the release, figure by figure)."""
+    resolution: int | None = None
+    """Side of the crops; must be what preprocess made."""
+    context: Literal["tokens", "single"] | None = None
+    """Condition tokens: single is the paper's one token, tokens adds the rows of the audio window."""
+    audio_filter: bool = True
+    """Smooth the audio with the learnable temporal filter."""
+    mask: MaskKind | None = None
+    """What is generated: lower-face, mouth, or paper (everything below the nose tip)."""
+    reference: Literal["sampled", "fixed"] | None = None
+    """Reference frame: drawn anew for each sample, or once for each frame as in the release."""
+    previous_frame_share: float | None = None
+    """Share of samples whose reference is the noised previous frame."""
+    prediction: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the network predicts."""
+    diffusion_steps: int | None = None
+    """T: 1000 (the release), 200 (the paper)."""
+    mouth_weight: float = 3.0
+    """How much more an error inside the mask counts."""
+    steps: int | None = None
+    """Optimiser steps."""
+    batch: int | None = None
+    """Global batch, over all processes."""
+    learning_rate: float | None = None
+    """AdamW learning rate."""
+    ema: float | None = None
+    """Decay of the averaged weights."""
+    warmup: int | None = None
+    """Steps over which the learning rate rises."""
+    clip_gradient: float | None = None
+    """Largest gradient norm."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic: no (fp32), bf16 or fp16."""
+    seed: int = 0
+    """Seed of weights and data order."""
+    save_every: int = 500
+    """Steps between training states."""
+    validate_every: int = 500
+    """Steps between validations and sample sheets."""
+
+    def resolved(self, resolution: int) -> Config:
+        """Every None filled in. Raises UsageError when --resolution is not the clips'."""
+        from stages.models.denoiser import DENOISERS
+
+        if self.resolution not in (None, resolution):
+            raise UsageError(
+                f"--resolution {self.resolution}: the clips are {resolution} px; run `difftalk preprocess --resolution {self.resolution}`"
+            )
+        names = (
+            "steps", "batch", "learning_rate", "ema", "warmup", "clip_gradient", "diffusion_steps", "mask", "reference",
+            "previous_frame_share",
+        )  # fmt: skip
+        defaults: dict[str, Any] = dict(zip(names, TRAINING[self.preset], strict=True)) | {"resolution": resolution}
+        defaults["context"], defaults["prediction"] = DENOISERS[self.preset][3], DENOISERS[self.preset][5]
+        config = replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+        if not 0 <= config.previous_frame_share <= 1:  # type: ignore[operator]
+            raise UsageError(f"--previous-frame-share {config.previous_frame_share}: must be between 0 and 1")
+        return config
+
+
+def run(config: Config, inputs: Inputs, out: Path | None, runtime: Runtime) -> Report:
+    """Train the denoiser in `out`, by default work/denoiser-<resolution>.
+
+    Raises ArtifactError when clips, features or first stage are missing or do not belong together.
+    """
+    work_root = Path(inputs.work)
+    work = read_artifact(work_root, "clips")
+    config = config.resolved(work.config["resolution"])
+    features = read_artifact(Path(inputs.features or work_root / "features"), "features")
+    vae = read_artifact(Path(inputs.vae or work_root / f"vae-{config.resolution}"), "vae")
+    _check_features(work, features)
+    if vae.config["resolution"] != config.resolution:
+        raise ArtifactError(f"{vae.root} was trained at {vae.config['resolution']} px, the clips are {config.resolution} px")
+    root = Path(out) if out else work_root / f"denoiser-{config.resolution}"
+    sources = [Input(r, r, a.digest) for r, a in (("clips", work), ("features", features), ("vae", vae))]
+    with ModelStore(root, kind="denoiser", stage="train", code=CODE, config=config, inputs=sources, runtime=runtime) as store:
+        reason = store.why()
+        runtime.reporter.log(f"train {root}: {reason}" if reason else f"skip {root}: up to date")
+        if not reason or runtime.dry_run:
+            return Report(out=root, skipped=int(not reason))
+        return _train(config, work, features, vae, store, runtime)
+
+
+def _check_features(work: Artifact, features: Artifact) -> None:
+    for id, clip in work.clips.items():
+        made = features.clips.get(id)
+        source = made and next(i["digest"] for i in made.key["inputs"] if i["role"] == "clip")
+        if source != clip.digest:
+            what = "are out of date" if made else "are missing"
+            raise ArtifactError(f"clip {id}: its features {what}; run `difftalk extract-audio {work.root}`")
+
+
+def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, store: ModelStore, runtime: Runtime) -> Report:
+    import torch
+
+    from stages.diffusion.render import Renderer
+    from stages.diffusion.schedule import Schedule
+    from stages.models.denoiser import Denoiser, denoiser_config
+    from stages.training.checkpoint import load_first_stage, save_weights
+    from stages.training.crops import ClipSet, split_clips
+    from stages.training.denoising import DenoisingTask
+    from stages.training.latents import cache_latents
+    from stages.training.loop import LoopConfig, fit
+
+    device, root = runtime.torch_device(), store.root
+    first_stage = load_first_stage(vae.root).to(device)
+    torch.manual_seed(config.seed)
+    shape = denoiser_config(
+        config.preset, latent_channels=first_stage.channels, audio_features=features.manifest["facts"]["features"],
+        context=config.context, audio_filter=config.audio_filter, prediction=config.prediction,
+    )  # fmt: skip
+    model = Denoiser(shape).to(device)
+    schedule = Schedule(steps=config.diffusion_steps, prediction=config.prediction)
+    renderer = Renderer(first_stage, model, schedule, config.mask, config.resolution)
+    # Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents.
+    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}"
+    quiet = replace(runtime, force=False, shard=None)
+    if cache_latents(renderer, work, vae, latents_root, quiet).failed:
+        raise ArtifactError(f"{latents_root}: some clips could not be encoded, see failures.jsonl there")
+    train = split_clips(work, "train")
+    held_out = split_clips(work, "val") or train
+    _normalise_audio(model, [features.clips[c.id] for c in train])
+    task = DenoisingTask(
+        model, renderer, ClipSet(train, "train on"), ClipSet(held_out, "validate on"), read_artifact(latents_root, "latents"), features, config
+    )
+    key = store.open_for_training()
+    names = {f.name for f in fields(LoopConfig)}
+    loop = LoopConfig(**{f.name: getattr(config, f.name) for f in fields(config) if f.name in names})
+    outcome = fit(task, loop, root, runtime, key)
+    save_weights(root / "model.safetensors", outcome.ema)
+    write_json(root / "config.json", describe(config, model, schedule, features))
+    _copy_first_stage(vae.root, root / "first-stage")
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": outcome.step,
+        "finished": outcome.finished,
+        "scores": {k: round(float(v), 4) for k, v in outcome.scores.items()},
+    }
+    files = ["model.safetensors", "config.json", "first-stage/model.safetensors", "first-stage/config.json"]
+    return store.seal(files, facts)
+
+
+def _normalise_audio(model: Denoiser, features: list[Any]) -> None:
+    """Mean and deviation of each feature over the training clips, kept with the weights."""
+    import torch
+
+    total = squares = count = 0.0
+    for clip in features:
+        rows = np.asarray(clip.array("audio.npy")[:, ::4], np.float64).reshape(-1, model.config.audio_features)
+        total, squares, count = total + rows.sum(0), squares + np.square(rows).sum(0), count + len(rows)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
+    model.set_audio_normalisation(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+
+
+def describe(config: Config, model: Denoiser, schedule: Any, features: Artifact) -> dict[str, Any]:
+    """config.json: all that infer needs to rebuild and feed the model."""
+    return {
+        "denoiser": model.config_dict(),
+        "schedule": asdict(schedule),
+        "mask": config.mask,
+        "resolution": config.resolution,
+        "audio": {**features.manifest["facts"], "weights": features.manifest["weights"]},
+    }
+
+
+def _copy_first_stage(source: Path, target: Path) -> None:
+    """A denoiser carries its first stage: one folder is the whole model."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "config.json"):
+        shutil.copyfile(source / name, target / name)

@@ -1,0 +1,181 @@
+"""What train optimises: the conditional denoiser on cached latents (paper eq. 3), references drawn per sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.artifacts import Artifact, Clip
+from stages.diffusion.loss import loss as diffusion_loss
+from stages.diffusion.render import Renderer, SampleConfig
+from stages.faces import apply
+from stages.models.denoiser import Condition, Denoiser
+from stages.shapes import CONDITION_POINTS
+from stages.training.crops import ClipSet
+from stages.training.order import generator
+
+REFERENCE_GAP = 60
+"""Frames between target and reference (paper 3.2), or as far as the clip allows."""
+PREVIOUS_NOISE = 0.3
+"""Share of noise in a previous-frame reference: a plain one would be copied (facts/field.md, SyncDiff's bottleneck)."""
+VALIDATION_FRAMES = 24
+SHEET_FRAMES = 6
+
+
+@dataclass
+class Batch:
+    """One training batch."""
+
+    z0: Tensor
+    """(B, C, h, w)."""
+    noise: Tensor
+    t: Tensor
+    """(B,) i64."""
+    condition: Condition
+
+
+class Data:
+    """The memory-mapped arrays of a set of clips."""
+
+    def __init__(self, clips: list[Clip], latents: Artifact, features: Artifact):
+        ids = [c.id for c in clips]
+        self.clean = [latents.clips[i].array("clean.npy") for i in ids]  # each (T, C, h, w) f16
+        self.masked = [latents.clips[i].array("masked.npy") for i in ids]
+        self.audio = [features.clips[i].array("audio.npy") for i in ids]  # (T, 16, F) f32
+        self.neighbours = [features.clips[i].array("neighbours.npy") for i in ids]  # (T, 8) i32
+        self.crops = [c.array("crops.npy") for c in clips]
+        self.segment = [np.asarray(c.array("segment.npy")) for c in clips]
+        self.landmarks = [condition_points(np.asarray(c.array("align.npy")), np.asarray(c.array("landmarks.npy"))) for c in clips]
+
+    def windows(self, clip: int, frame: int) -> np.ndarray:
+        """(8, 16, F) f32: the audio windows of a frame's neighbours, zeros where there is none."""
+        return gather_windows(self.audio[clip], self.neighbours[clip][frame])
+
+
+def gather_windows(audio: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """Windows (T, S, F) at neighbours (..., 8) with -1 for none: (..., 8, S, F) f32."""
+    picked = np.asarray(audio[np.maximum(neighbours, 0)], np.float32)
+    return picked * (neighbours >= 0)[..., None, None]
+
+
+def condition_points(align: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Source landmarks (T, 68, 2) to the 39 condition points in -1..1 of the crop: (T, 39, 2) f32."""
+    return (apply(align, landmarks)[:, CONDITION_POINTS] * 2 - 1).astype(np.float32)
+
+
+class DenoisingTask:
+    """A training.loop.Task. `config` is stages.train.Config, resolved."""
+
+    def __init__(self, model: Denoiser, renderer: Renderer, train: ClipSet, held_out: ClipSet, latents: Artifact, features: Artifact, config: Any):
+        self.model, self.renderer, self.config = model, renderer, config
+        self.train, self.held_out = train, held_out
+        self.data, self.held_out_data = (Data(s.clips, latents, features) for s in (train, held_out))
+        self.schedule = renderer.schedule
+        level = F.avg_pool2d(renderer.mask[None, None], renderer.first_stage.factor)
+        level = 1 + (config.mouth_weight - 1) * renderer.crop(level)[0, 0]
+        self.weight = level / level.mean()  # (h, w)
+        self.fixed_reference = {}  # (clip, frame) -> reference, for --reference fixed
+
+    # -- drawing
+
+    def batch(self, step: int, indices: range, device: torch.device) -> Batch:
+        rngs = [generator(self.config.seed, step, i) for i in indices]
+        places = [self.train.draw(rng) for rng in rngs]
+        references = [self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)]
+        t = torch.tensor([int(rng.integers(self.schedule.steps)) for rng in rngs])
+        noise = np.stack([rng.standard_normal(self.renderer.shape, np.float32) for rng in rngs])
+        z0, condition = self._condition(self.data, places, references)
+        return Batch(z0.to(device), torch.from_numpy(noise).to(device), t.to(device), condition.to(device))
+
+    def _reference(self, rng: np.random.Generator, data: Data, clip: int, frame: int) -> np.ndarray:
+        """z_r (C, h, w) f32 for one sample."""
+        clean, segment = data.clean[clip], data.segment[clip]
+        if rng.random() < self.config.previous_frame_share and frame > 0 and segment[frame - 1] == segment[frame]:
+            noise = rng.standard_normal(clean.shape[1:], np.float32)
+            keep = np.sqrt(1 - PREVIOUS_NOISE**2, dtype=np.float32)
+            return clean[frame - 1].astype(np.float32) * keep + noise * np.float32(PREVIOUS_NOISE)
+        if self.config.reference == "fixed":
+            rng = generator(self.config.seed, -1, clip, frame)  # one for good, as in the release
+        return clean[far_frame(rng, len(clean), frame)].astype(np.float32)
+
+    def _condition(self, data: Data, places: list[tuple[int, int]], references: list[np.ndarray]) -> tuple[Tensor, Condition]:
+        def stack(arrays: list[Any]) -> Tensor:
+            return torch.from_numpy(np.stack([np.asarray(a, np.float32) for a in arrays]))
+
+        z0 = stack([data.clean[c][f] for c, f in places])
+        return z0, Condition(
+            masked=stack([data.masked[c][f] for c, f in places]),
+            reference=stack(references),
+            audio=stack([data.windows(c, f) for c, f in places]),
+            landmarks=stack([data.landmarks[c][f] for c, f in places]),
+        )
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+        each = diffusion_loss(model, self.schedule, batch.z0, batch.noise, batch.t, batch.condition, self.weight)  # (B,)
+        quarter = self.schedule.steps // 4
+        figures = {}
+        for q in range(4):  # losses per noise level
+            inside = (batch.t >= q * quarter) & (batch.t < (q + 1) * quarter)
+            if inside.any():
+                figures[f"loss_t{q}"] = each.detach()[inside].mean()
+        return each.mean(), figures
+
+    # -- looking
+
+    def _held_out(self, number: int, device: torch.device) -> tuple[list[tuple[int, int]], Tensor, Condition]:
+        places = self.held_out.spread(number)
+        clips = self.held_out_data
+        references = [clips.clean[c][far_frame(generator(0, c, f), len(clips.clean[c]), f)] for c, f in places]
+        z0, condition = self._condition(clips, places, references)
+        return places, z0.to(device), condition.to(device)
+
+    def validate(self, model: Denoiser, device: torch.device) -> dict[str, float]:
+        """Held-out loss at fixed noise, and PSNR in dB inside the mask of sampled frames."""
+        places, z0, condition = self._held_out(VALIDATION_FRAMES, device)
+        rng = np.random.default_rng(0)
+        t = torch.from_numpy(np.linspace(0, self.schedule.steps - 1, len(z0)).round().astype(np.int64)).to(device)
+        noise = torch.from_numpy(rng.standard_normal(z0.shape, np.float32)).to(device)
+        value = diffusion_loss(model, self.schedule, z0, noise, t, condition, self.weight).mean().item()
+        truth, _, _, made = self._samples(model, device)
+        inside = self.renderer.mask.cpu().numpy() > 0
+        errors = [np.square(a[inside].astype(np.float64) - b[inside]).mean() for a, b in zip(truth, made, strict=True)]
+        psnr = float(np.mean([10 * np.log10(255**2 / max(e, 1e-3)) for e in errors]))
+        return {"loss": value, "mouth_psnr": psnr}
+
+    def sheet(self, model: Denoiser, device: torch.device) -> np.ndarray:
+        """Held-out frames: source | masked | reference | generated, one row each."""
+        truth, masked, reference, made = self._samples(model, device)
+        return np.concatenate([np.concatenate(list(row), axis=1) for row in (truth, masked, reference, made)], axis=0)
+
+    def _samples(self, model: Denoiser, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        places, _, condition = self._held_out(SHEET_FRAMES, device)
+        data, renderer = self.held_out_data, self.renderer
+        truth = np.stack([data.crops[c][f] for c, f in places])
+        far = [far_frame(generator(0, c, f), len(data.crops[c]), f) for c, f in places]
+        reference = np.stack([data.crops[c][r] for (c, _), r in zip(places, far, strict=True)])
+        shared = np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)
+        noise = torch.from_numpy(shared).to(device).expand(len(places), -1, -1, -1)
+        before, renderer.denoiser = renderer.denoiser, model
+        try:
+            z = renderer.generate(noise, condition, SampleConfig(steps=10))
+        finally:
+            renderer.denoiser = before
+        whole = renderer.encode_masked(renderer.pictures(truth))
+        made = renderer.compose(truth, renderer.decode(whole, z))
+        hidden = renderer.mask.cpu().numpy()[None, ..., None]
+        return truth, (truth * (1 - hidden) + 127 * hidden).astype(np.uint8), reference, made
+
+
+def far_frame(rng: np.random.Generator, count: int, frame: int) -> int:
+    """A frame at least 60 away from `frame`; in a short clip, one of the farther half."""
+    gap = min(REFERENCE_GAP, max(1, (count - 1) // 2))
+    before, after = max(0, frame - gap + 1), max(0, count - frame - gap)
+    if before + after == 0:
+        return frame  # a single frame is its own reference
+    pick = int(rng.integers(before + after))
+    return pick if pick < before else frame + gap + pick - before

@@ -1,0 +1,182 @@
+"""LPIPS: the published example values, the arithmetic against the paper's formula written out, and safe loading."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from stages import weights
+from stages.artifacts import file_digest
+from stages.errors import WeightsError
+from stages.metrics.lpips import CHANNELS, SCALE, SHIFT, Lpips, load_arrays
+
+PUBLISHED = {"I03": 0.7237, "I04": 0.2572, "I06": 0.05079, "I08": 0.05205, "I19": 0.4253}
+"""LPIPS (alex, v0.1) of five TID2013 pairs by its authors' code: IQA-PyTorch, ResultsCalibra/results_original.csv.
+Both pictures of each pair lie in the source package pyiqa 0.1.0."""
+PYIQA_SHA256 = "6b31ad9d1f1fd863dfb95e6669c384e4fef2452690219d4be46cede4237912a0"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Trunk and heads in the packages' formats, with random values."""
+    random = np.random.default_rng(0)
+    layers = {}
+    for i, (size, inside, outside) in enumerate(zip((11, 5, 3, 3, 3), (3, *CHANNELS), CHANNELS, strict=False)):
+        kernel = random.normal(0, 1 / np.sqrt(size * size * inside), (size, size, inside, outside))
+        layers[f"Conv_{i}"] = {"kernel": kernel.astype(np.float32), "bias": random.normal(0, 0.1, outside).astype(np.float32)}
+    trunk, heads = tmp_path / "trunk.ckpt", tmp_path / "heads.pth"
+    trunk.write_bytes(pickle.dumps({"AlexNet_0": layers}, protocol=3))
+    generator = torch.Generator().manual_seed(0)
+    torch.save({f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for i, c in enumerate(CHANNELS)}, heads)
+    return trunk, heads
+
+
+def frames(count: int, seed: int, side: int = 64) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def by_the_formula(trunk: Path, heads: Path, a: np.ndarray, b: np.ndarray) -> float:
+    """Equation 1 of the paper for one pair of pictures (H, W, 3) u8, position by position."""
+    layers = pickle.loads(trunk.read_bytes())["AlexNet_0"]
+    lin = torch.load(heads, weights_only=True)
+
+    def features(picture: np.ndarray) -> list[np.ndarray]:
+        x = (picture / 127.5 - 1 - np.array(SHIFT)) / np.array(SCALE)
+        y = torch.from_numpy(x.transpose(2, 0, 1)[None]).double()
+        found = []
+        for i, (stride, padding) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]):
+            y = F.max_pool2d(y, 3, 2) if i in (1, 2) else y
+            kernel = torch.from_numpy(layers[f"Conv_{i}"]["kernel"]).permute(3, 2, 0, 1).double()
+            y = F.conv2d(y, kernel, torch.from_numpy(layers[f"Conv_{i}"]["bias"]).double(), stride, padding).relu()
+            found.append(y[0].numpy())  # (C, h, w)
+        return found
+
+    total = 0.0
+    for i, (x, y) in enumerate(zip(features(a), features(b), strict=True)):
+        w = lin[f"lin{i}.model.1.weight"].double().numpy()[0, :, 0, 0]
+        for row in range(x.shape[1]):
+            for column in range(x.shape[2]):
+                p, q = x[:, row, column], y[:, row, column]
+                p, q = p / (np.linalg.norm(p) + 1e-10), q / (np.linalg.norm(q) + 1e-10)
+                total += float(w @ (p - q) ** 2) / (x.shape[1] * x.shape[2])
+    return total
+
+
+def test_distance_is_the_papers_formula(files: tuple[Path, Path]) -> None:
+    a, b = frames(3, 1), frames(3, 2)
+    found = Lpips(*files).frames(a, b)
+    assert found.shape == (3,)
+    expected = [by_the_formula(*files, x, y) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_equal_pictures_have_distance_zero_and_order_does_not_matter(files: tuple[Path, Path]) -> None:
+    metric, a, b = Lpips(*files), frames(2, 1), frames(2, 2)
+    assert metric.frames(a, a).max() == 0
+    np.testing.assert_allclose(metric.frames(a, b), metric.frames(b, a), rtol=1e-5)
+
+
+def test_a_pair_in_a_batch_scores_as_alone(files: tuple[Path, Path]) -> None:
+    metric, a, b = Lpips(*files), frames(4, 1), frames(4, 2)
+    alone = [metric.frames(a[i : i + 1], b[i : i + 1])[0] for i in range(4)]
+    np.testing.assert_allclose(metric.frames(a, b), alone, rtol=1e-5)
+
+
+class Trap:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_trunk_that_would_run_code_is_refused_before_it_runs(files: tuple[Path, Path], tmp_path: Path) -> None:
+    evil = tmp_path / "evil.ckpt"
+    evil.write_bytes(pickle.dumps({"AlexNet_0": Trap(tmp_path / "sprung")}))
+    with pytest.raises(ValueError, match="mkdir is not allowed"):
+        load_arrays(evil)
+    with pytest.raises(WeightsError, match=r"evil\.ckpt"):
+        Lpips(evil, files[1])
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_heads_that_would_run_code_are_refused_before_they_run(files: tuple[Path, Path], tmp_path: Path) -> None:
+    evil = tmp_path / "evil.pth"
+    torch.save({"lin0.model.1.weight": Trap(tmp_path / "sprung")}, evil)
+    with pytest.raises(WeightsError, match=r"evil\.pth"):
+        Lpips(files[0], evil)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"AlexNet_0": {}}), pickle.dumps([1, 2])])
+def test_a_damaged_trunk_is_a_weights_error(files: tuple[Path, Path], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(content)
+    with pytest.raises(WeightsError, match="not the AlexNet trunk"):
+        Lpips(tmp_path / "bad.ckpt", files[1])
+
+
+def test_a_truncated_trunk_and_a_swapped_file_are_weights_errors(files: tuple[Path, Path], tmp_path: Path) -> None:
+    trunk, heads = files
+    (tmp_path / "short.ckpt").write_bytes(trunk.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match="not the AlexNet trunk"):
+        Lpips(tmp_path / "short.ckpt", heads)
+    with pytest.raises(WeightsError, match="not the linear heads"):
+        Lpips(trunk, trunk)
+    with pytest.raises(WeightsError, match="not the AlexNet trunk"):
+        Lpips(tmp_path / "absent.ckpt", heads)
+
+
+@pytest.fixture(scope="module")
+def real() -> Lpips:
+    try:
+        return Lpips(weights.locate("lpips-alex-trunk"), weights.locate("lpips-alex-heads"))
+    except WeightsError as error:
+        pytest.skip(f"LPIPS weights cannot be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source package that holds the example pictures; fetched through pip, never kept."""
+    folder = tmp_path_factory.mktemp("pyiqa")
+    (folder / "wanted.txt").write_text(f"pyiqa==0.1.0 --hash=sha256:{PYIQA_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "pyiqa", "--no-build-isolation", "-q"]
+    command += ["--require-hashes", "-r", str(folder / "wanted.txt"), "-d", str(folder), "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    archive = folder / "pyiqa-0.1.0.tar.gz"
+    if done.returncode or not archive.is_file():
+        pytest.skip(f"pip cannot fetch pyiqa 0.1.0, which holds the example pictures: {done.stderr.strip()[-200:]}")
+    assert file_digest(archive) == PYIQA_SHA256
+    return archive
+
+
+@pytest.mark.weights
+def test_published_example_values_are_reproduced(real: Lpips, examples: Path) -> None:
+    with tarfile.open(examples) as archive:
+        for name, published in PUBLISHED.items():
+            pair = []
+            for side in ("ref_dir", "dist_dir"):
+                member = archive.extractfile(f"pyiqa-0.1.0/ResultsCalibra/{side}/{name}.bmp")
+                assert member is not None
+                pair.append(np.asarray(Image.open(io.BytesIO(member.read())).convert("RGB"))[None])
+            assert real.frames(*pair)[0] == pytest.approx(published, abs=1e-4), name
+
+
+@pytest.mark.weights
+def test_real_heads_are_not_negative_so_that_distance_grows_with_any_difference(real: Lpips) -> None:
+    assert all((head >= 0).all() for head in real.heads)
+    a = frames(1, 3, 128)
+    near = np.clip(a.astype(int) + 8, 0, 255).astype(np.uint8)
+    assert 0 < real.frames(a, near)[0] < real.frames(a, frames(1, 4, 128))[0]
