@@ -1,11 +1,13 @@
 # make demo   install, then raw videos -> trained model -> talking video -> scores, on clips that are made here
 # make test   install, then the whole test suite
 #
-# Needs Python 3.10 or newer with venv, make and git; nothing else, no root, no ffmpeg, no GPU.
+# Needs Python 3.11 or newer with venv, make and git; nothing else, no root, no ffmpeg, no GPU.
 # To keep pip from fetching torch's CUDA build on a machine without a GPU, give it PyTorch's CPU index:
 #   make demo PIP_ARGS="--extra-index-url <PyTorch's CPU wheels>"
 
-PYTHON ?= python3
+# The first of these that runs and is new enough.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.12 python3.13,\
+	$(shell $(p) -c 'import sys; print("$(p)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)) python3.11)
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
 VENV ?= .venv

@@ -43,11 +43,10 @@ class LazyCommand(TyperCommand):
 class LazyGroup(TyperGroup):
     """Commands by the table above."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
-        return LazyCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        for name, help in COMMANDS.items():
+            self.add_command(LazyCommand(name, help=help, short_help=help))
 
 
 app = typer.Typer(

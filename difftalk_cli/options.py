@@ -63,7 +63,8 @@ def build(module: ModuleType, name: str, help: str) -> TyperCommand:
             config = stage.Config(**pick(settings))
             return module.call(stage, config, Runtime(reporter=reporter, **chosen), **pick(own))
 
-        deliver(work, as_json=shown["json"], debug=shown["log_level"] == "debug", table=getattr(module, "table", None))
+        table = None if shown["quiet"] else getattr(module, "table", None)
+        deliver(work, as_json=shown["json"], debug=shown["log_level"] == "debug", table=table)
 
     command.__signature__ = inspect.Signature([*own, *settings, *runtime, *output])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*own, *settings, *runtime, *output)}
@@ -104,4 +105,3 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if not (slash and part.isdigit() and whole.isdigit()):
         raise UsageError(f"--shard {text}: expected I/N, such as 0/8")
     return int(part), int(whole)
-

@@ -74,7 +74,7 @@ class LineBar:
     def _say(self) -> None:
         self.spoke = time.monotonic()
         rate = (self.done - self.first) / max(1e-9, self.spoke - self.begin)
-        share = f"{self.done:.0f}/{self.total:.0f}" if self.total else f"{self.done:.0f}"
+        share = f"{int(self.done)}/{self.total:.0f}" if self.total else f"{int(self.done)}"
         left = f", {clock((self.total - self.done) / rate)} left" if self.total and rate > 0 and self.done < self.total else ""
         note = f", {self.text}" if self.text else ""
         self.reporter.log(f"{self.title}: {share} {self.unit}, {rate:.3g}/s{left}{note}")

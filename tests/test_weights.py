@@ -25,12 +25,13 @@ def make_wheel(folder: Path, content: bytes = CONTENT) -> Path:
     path = folder / WHEEL
     info = "difftalk_toy-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
-        for name, data in {
+        files: dict[str, bytes | str] = {
             "weights/toy.bin": content,
             f"{info}/METADATA": METADATA,
             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             f"{info}/RECORD": "",
-        }.items():
+        }
+        for name, data in files.items():
             wheel.writestr(zipfile.ZipInfo(name), data)  # no time of day: the same bytes each time
     return path
 

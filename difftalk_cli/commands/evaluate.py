@@ -20,3 +20,23 @@ def call(
 ) -> Report:  # fmt: skip
     root = out or generated.parent / f"{generated.stem}-scores"
     return stage.run(config, stage.Inputs(generated, truth), root, runtime)
+
+
+def table(report: Report) -> None:
+    """The means on stderr, a row a method: the figure, and its 95 % interval where there are clips enough to tell it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    methods = report.facts.get("methods", {})
+    names = list(dict.fromkeys(name for means in methods.values() for name in means))
+    if not names:
+        return
+    shown = Table("method", *names)
+    for method, means in methods.items():
+        shown.add_row(method, *(_cell(means[name]) if name in means else "" for name in names))
+    Console(stderr=True, markup=False, highlight=False).print(shown)
+
+
+def _cell(figure: dict[str, Any]) -> str:
+    interval = figure["ci95"]
+    return f"{figure['mean']:.4g}" + (f"\n{interval[0]:.4g} to {interval[1]:.4g}" if interval else "")

@@ -12,7 +12,7 @@ CUT_RATIO = 3.0
 
 
 class ShotDetector:
-    """Feed frames in order; `is_cut` says whether this one starts a new shot, `difference` how much of a change that takes."""
+    """Feed frames in order; `is_cut` says whether this one starts a new shot, for which it must change by `difference`."""
 
     def __init__(self, difference: float = CUT_DIFFERENCE) -> None:
         self.difference = difference

@@ -99,11 +99,11 @@ def locate_face(frames: Iterable[np.ndarray], fps: float, config: FaceConfig, re
 def _collect(frames: Iterable[np.ndarray], fps: float, finder: FaceFinder, max_gap: int) -> tuple[list[_Track], list[int], tuple[int, int]]:
     """Tracks of every face, the shot of every frame, and the picture's (height, width)."""
     cuts, done, live, shots = ShotDetector(), [], [], []
-    shape, shot, search_at = (0, 0), 0, 0
+    shape, shot, searched = (0, 0), 0, -1e9
     for i, frame in enumerate(frames):
         shape = frame.shape[:2]
         if cuts.is_cut(frame):
-            shot, search_at = shot + 1, i
+            shot, searched = shot + 1, -1e9
             done, live = done + live, []
         shots.append(shot)
         for track in live:
@@ -112,12 +112,13 @@ def _collect(frames: Iterable[np.ndarray], fps: float, finder: FaceFinder, max_g
                 track.frames[i] = face
         lost = [t for t in live if i - max(t.frames) > max_gap]
         done, live = done + lost, [t for t in live if t not in lost]
-        if i >= search_at:
+        # Someone may walk in: look at the whole picture once a second, five times where somebody is missed.
+        everybody = live and all(i in t.frames for t in live)
+        if i - searched >= (fps if everybody else fps / 5):
+            searched = i
             for face in finder.find(frame):
                 if all(overlap(face.box, t.last.box) < 0.2 for t in live):
                     live.append(_Track(shot, {i: face}))
-            # Someone may walk in: look at the whole picture once a second, five times where nobody is left.
-            search_at = i + max(1, round(fps if live else fps / 5))
         for track in live:
             if i in track.frames and len(track.frames) in EMBED_FRAMES:
                 track.embeddings.append(finder.embed(frame, track.frames[i]))

@@ -10,7 +10,8 @@ import numpy as np
 
 from stages.errors import InputError
 from stages.media import ffmpeg
-from stages.media.probe import MediaInfo, probe
+from stages.media.probe import MediaInfo, keep_clock, probe
+from stages.media.video import RUN_UP, seek
 from stages.shapes import SAMPLE_RATE
 
 
@@ -20,18 +21,24 @@ def stream_audio(
 ) -> Iterator[np.ndarray]:  # fmt: skip
     """Pieces of the first audio stream, each (n,) i16 mono at 16 kHz, on the same clock as VideoReader.
 
-    A track that starts late is padded with silence, one with gaps too. Raises InputError without an audio stream.
+    A track that starts late is padded with silence, one with gaps too. Raises InputError without an audio stream, or
+    when there is no sound at or after `start_seconds`.
     """
     path = Path(path)
     info = info or probe(path)
     if info.audio is None:
         raise InputError(f"{path}: no audio track")
-    window = ["-ss", f"{start_seconds:.6f}"] if start_seconds else []
-    limit = ["-t", f"{seconds:.6f}"] if seconds is not None else []
+    begin = start_seconds + (info.video.lead if info.video else 0.0)
+    jump = seek(info, begin - RUN_UP)
+    first = round((begin - (float(jump[1]) if jump else 0.0)) * SAMPLE_RATE)
+    last = "" if seconds is None else f":end_sample={first + round(seconds * SAMPLE_RATE)}"
+    cut = f",atrim=start_sample={first}{last}" if first or last else ""
     command = [
-        "-v", "error", *window, "-i", ffmpeg.arg(path), "-map", "0:a:0", "-vn",
-        # first_pts=0: silence before a late track, so that sample 0 is the file's time 0 as frame 0 is
-        "-af", f"aresample={SAMPLE_RATE}:async=1:first_pts=0", "-ac", "1", *limit, "-f", "s16le", "-",
+        "-v", "error", *jump, *ffmpeg.source(path), "-map", f"0:a:{info.audio.index}", "-vn",
+        # first_pts=0: silence before a late track, so that sample 0 is the file's time 0 as frame 0 is.
+        # Gaps of more than a frame are filled; less is the rounding of timestamps.
+        "-af", f"aresample={SAMPLE_RATE}:async=1:min_hard_comp=0.03:first_pts=0{cut}",
+        "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-", *(keep_clock("0:V:0") if info.video else []),
     ]  # fmt: skip
     size = int(chunk_seconds * SAMPLE_RATE) * 2
     got = 0
@@ -39,10 +46,11 @@ def stream_audio(
         while data := process.stdout.read(size):
             got += len(data)
             yield np.frombuffer(data[: len(data) // 2 * 2], "<i2")
-        process.wait()
+        code = process.wait()
         if not got:
             text = ffmpeg.read_errors(errors)
-            raise InputError(f"{path}: no sound can be decoded: {ffmpeg.last_line(text)}", detail=ffmpeg.tail(text))
+            past = f" at or after {start_seconds:.3f} s" if start_seconds else ""
+            raise InputError(f"{path}: no sound{past} can be decoded: {ffmpeg.last_line(text, code)}", detail=ffmpeg.tail(text))
 
 
 def read_audio(path: Path, *, info: MediaInfo | None = None, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:

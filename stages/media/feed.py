@@ -78,7 +78,7 @@ class VideoFeed:
                     yield frame
             made = count
             while made < length:
-                order = pingpong(count, min(length, made + 2 * (count - 1)))[made:]
+                order = pingpong(count, min(length, made + max(1, 2 * (count - 1))))[made:]
                 for frame in self._replay(spool, order):
                     yield frame
                 made += len(order)
@@ -89,7 +89,8 @@ class VideoFeed:
         for i in range(0, len(order), step):
             part = order[i : i + step]
             low, high = int(part.min()), int(part.max())
-            reader = VideoReader(spool, start_seconds=max(0.0, (low - 0.5) / float(self.fps)), frames=high - low + 1)
+            # a quarter frame early: safe against rounding of the time, and too little to repeat a frame
+            reader = VideoReader(spool, start_seconds=max(0.0, (low - 0.25) / float(self.fps)), frames=high - low + 1)
             held = list(reader)
             assert len(held) == high - low + 1, (len(held), low, high)
             for k in part:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,26 +14,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from stages.errors import InputError
+from stages.errors import InputError, UsageError
+
+OLDEST = (4, 2)
+"""The oldest version that the tests were run with."""
 
 
 @functools.cache
 def ffmpeg_binary() -> str:
-    """Path of ffmpeg: $DIFFTALK_FFMPEG, else the one on PATH, else the one that imageio-ffmpeg ships."""
+    """Path of ffmpeg: $DIFFTALK_FFMPEG, else the one on PATH if it can do the work, else the one that imageio-ffmpeg ships.
+
+    Raises UsageError when none of them runs.
+    """
     named = os.environ.get("DIFFTALK_FFMPEG")
     if named:
+        if problem := _unfit(named):
+            raise UsageError(f"DIFFTALK_FFMPEG={named}: {problem}; unset it to use the one that comes with the installation")
         return named
     found = shutil.which("ffmpeg")
-    if found:
+    if found and not _unfit(found):
         return found
     import imageio_ffmpeg
 
-    return imageio_ffmpeg.get_ffmpeg_exe()
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        raise UsageError("no ffmpeg for this platform comes with the installation: install ffmpeg (4.2 or newer, with libx264)") from None
+
+
+def _unfit(binary: str) -> str:
+    """Why this ffmpeg cannot be used, or an empty text."""
+    try:
+        done = subprocess.run([binary, "-encoders"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"cannot be run ({error})"
+    version = re.search(r"ffmpeg version n?(\d+)\.(\d+)", done.stderr.decode(errors="replace"))  # builds from git have none
+    if version and (int(version[1]), int(version[2])) < OLDEST:
+        return f"is version {version[1]}.{version[2]}, needed is {OLDEST[0]}.{OLDEST[1]}"
+    missing = [name for name in ("libx264", "libx264rgb", "aac") if not re.search(rf"^ V?A?\S+ {name} ".encode(), done.stdout, re.M)]
+    return f"lacks the encoders {', '.join(missing)}" if missing else ""
 
 
 def arg(path: Path) -> str:
     """A path as ffmpeg argument: never taken for an option or a protocol (`a:b.mp4`, `-x.mp4`, `data:...`)."""
     return f"file:{path}"
+
+
+def source(path: Path) -> list[str]:
+    """Options that open `path` as an input. A playlist dressed up as a video must not make us fetch from the network."""
+    return ["-protocol_whitelist", "file,pipe", "-i", arg(path)]
 
 
 def run(args: Sequence[str], *, check: Path | None = None) -> tuple[bytes, str, int]:
@@ -41,7 +72,7 @@ def run(args: Sequence[str], *, check: Path | None = None) -> tuple[bytes, str, 
     )
     text = done.stderr.decode(errors="replace")
     if check is not None and done.returncode:
-        raise InputError(f"ffmpeg failed on {check}: {last_line(text)}", detail=tail(text))
+        raise InputError(f"ffmpeg failed on {check}: {last_line(text, done.returncode)}", detail=tail(text))
     return done.stdout, text, done.returncode
 
 
@@ -59,14 +90,14 @@ def pipe(args: Sequence[str], *, stdin: bool = False, stdout: bool = False) -> I
         try:
             yield process, errors
         finally:
+            if process.poll() is None:
+                process.kill()  # before its input ends: it must not finish a file that nobody wants
             for stream in (process.stdin, process.stdout):
                 if stream and not stream.closed:
                     try:
                         stream.close()
                     except BrokenPipeError:
                         pass  # it had already gone; its return code says why
-            if process.poll() is None:
-                process.kill()
             process.wait()
 
 
@@ -80,6 +111,9 @@ def tail(text: str, lines: int = 8) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
-def last_line(text: str) -> str:
+def last_line(text: str, code: int = 0) -> str:
+    """The last thing that ffmpeg said; a signal that ended it (a crash, no memory) leaves it no time to say anything."""
+    if code < 0:
+        return f"ffmpeg was stopped by {signal.Signals(-code).name}"
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

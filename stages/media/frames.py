@@ -27,7 +27,8 @@ class FrameFolder:
         while self.file(index).is_file():
             frame = read_photo(self.file(index))
             if shape not in (None, frame.shape):
-                raise InputError(f"{self.file(index)}: {frame.shape[1]}x{frame.shape[0]} among frames of {shape[1]}x{shape[0]}")
+                size, others = (f"{s[1]}x{s[0]}" for s in (frame.shape, shape))
+                raise InputError(f"{self.file(index)}: {size} among frames of {others}")
             shape = frame.shape
             yield frame
             index += 1

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from stages.errors import InputError
-from stages.media import ffmpeg
+from stages.media import colour, ffmpeg
 
 STANDARD_RATES = (
-    *(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)),
-    *(Fraction(n) for n in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)),
+    *(Fraction(n * 1000, 1001) for n in (15, 24, 30, 48, 60, 120)),
+    *(Fraction(n) for n in (5, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)),
 )
 
 CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+
+NO_TIME = ("NOPTS", str(-(2**63)))
+"""How ffmpeg prints a packet without a timestamp."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +46,22 @@ class VideoInfo:
     sample_aspect: str
     """Pixel shape w:h, 1:1 for square."""
     codec: str
+    interlaced: Literal["", "top", "bottom"] = ""
+    """Which field is shown first where the frames hold two; they are read as they are, woven."""
+    lead: float = 0.0
+    """Seconds, below 1/fps, from the start of the file to the grid of frame times: many containers start with a little
+    coder delay of the sound before the first picture. Frames and `read_audio` both count from there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """The first audio stream."""
+    """The first audio stream that ffmpeg has a decoder for."""
 
     codec: str
     sample_rate: int
     channels: str
+    index: int = 0
+    """Which of the file's audio streams."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +73,8 @@ class MediaInfo:
     """Duration that the container states."""
     video: VideoInfo | None
     audio: AudioInfo | None
+    container: str = ""
+    """ffmpeg's names for it: `mov,mp4,m4a,3gp,3g2,mj2`, `matroska,webm`, `mpegts` ..."""
 
 
 def probe(path: Path) -> MediaInfo:
@@ -75,100 +89,135 @@ def probe(path: Path) -> MediaInfo:
         raise InputError(f"{path}: not a file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)")
-    _, text, _ = ffmpeg.run(["-i", ffmpeg.arg(path)])
-    if "Input #0" not in text:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    _, text, code = ffmpeg.run(ffmpeg.source(path))
+    opened = re.search(r"^Input #0, (\S+), from ", text, re.M)
+    if not opened:
         hint = " (it ends before its index: recorded or copied incompletely?)" if "moov atom not found" in text else ""
-        raise InputError(f"{path}: not a media file that ffmpeg can open{hint}", detail=ffmpeg.tail(text))
-    duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
+        raise InputError(f"{path}: not a media file that ffmpeg can open{hint}", detail=ffmpeg.tail(text) or ffmpeg.last_line(text, code))
+    duration = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", text, re.M)
     seconds = None
     if duration:
         h, m, s = duration.groups()
         seconds = int(h) * 3600 + int(m) * 60 + float(s)
-    return MediaInfo(path=path, seconds=seconds, video=_video(path, text), audio=_audio(text))
+    streams = re.split(r"^(?=\s+Stream #0:)", text, flags=re.M)[1:]
+    audio = _audio(streams)
+    return MediaInfo(path=path, seconds=seconds, video=_video(path, streams, audio), audio=audio, container=opened[1])
 
 
-def _audio(text: str) -> AudioInfo | None:
-    found = re.search(r"Stream #0:\d+.*?: Audio: (\w+).*?, (\d+) Hz, ([^,\n]+)", text)
+def _audio(streams: list[str]) -> AudioInfo | None:
+    for index, stream in enumerate(s for s in streams if re.match(r"\s+Stream #0:\S+: Audio: ", s)):
+        found = re.match(r"\s+Stream #0:\S+: Audio: (\w+).*?, (\d+) Hz, ([^,\n]+)", stream)
+        if found and found[1] != "none":  # a phone's spatial sound, say: the plain track stands beside it
+            return AudioInfo(codec=found[1], sample_rate=int(found[2]), channels=found[3].strip(), index=index)
+    return None
+
+
+def _video(path: Path, streams: list[str], audio: AudioInfo | None) -> VideoInfo | None:
+    pictures = [s for s in streams if re.match(r"\s+Stream #0:\S+: Video: ", s) and not re.search(r"\(attached pic\)|\(timed thumbnails\)", s)]
+    if not pictures:
+        return None
+    block = pictures[0]
+    line = block.strip().splitlines()[0]
+    # `Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv, bt709, progressive), 640x480 [SAR 1:1 DAR 4:3], 99 kb/s, 25 fps`
+    found = re.search(r"Video: (\w+).*?, (\w+)(?:\(([^)]*)\))?, (\d+)x(\d+)(?=[, \[]|$)", line)
     if not found:
         return None
-    return AudioInfo(codec=found[1], sample_rate=int(found[2]), channels=found[3].strip())
-
-
-def _video(path: Path, text: str) -> VideoInfo | None:
-    blocks = re.split(r"(?=\n\s+Stream #0:)", text)
-    block = next((b for b in blocks if re.search(r": Video: ", b) and "attached pic" not in b), None)
-    size = block and re.search(r"Video: (\w+).*?, (\d{2,5})x(\d{2,5})", block)
-    if not block or not size:
-        return None
-    # `yuv420p(tv, bt709, progressive)` or `yuv420p(tv, bt470bg/unknown/bt709, top first)` or plain `yuv420p`
-    pixel = re.search(r"Video: .*?, (\w+)(?:\(([^)]*)\))?(?:, |\s)(?=.*?\d{2,5}x\d{2,5})", block)
-    tags = (pixel[2] or "").split(", ") if pixel else []
-    colour = next((t.split("/") for t in tags if re.match(r"(bt|smpte|fcc|gbr|film|iec|unknown/)", t)), [])
-    matrix, primaries, transfer = ["" if c == "unknown" else c for c in (colour * 3 if len(colour) == 1 else colour)] or [""] * 3
+    codec, pixel_format, tags = found[1], found[2], (found[3] or "").split(", ")
+    colours = colour.parse(tags, pixel_format)
     turn = re.search(r"rotation of (-?[\d.]+) degrees", block)
     rotation = round(float(turn[1])) % 360 if turn else 0
-    width, height = int(size[2]), int(size[3])
-    if rotation % 180:
-        width, height = height, width
-    aspect = re.search(r"SAR (\d+:\d+)", block)
-    fps, variable = _rate(path, block)
+    size, aspect = (int(found[4]), int(found[5])), re.search(r"SAR (\d+):(\d+)", line)
+    shape = (aspect[1], aspect[2]) if aspect else ("1", "1")
+    if rotation % 180 == 90:
+        size, shape = size[::-1], shape[::-1]
+    times = packet_times(path, audio)
+    fps, variable = _rate(line, times)
     return VideoInfo(
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         fps=fps,
         variable=variable,
         rotation=rotation,
-        pixel_format=pixel[1] if pixel else "",
-        matrix=matrix,
-        primaries=primaries,
-        transfer=transfer,
-        full_range="pc" in tags,
-        sample_aspect=aspect[1] if aspect else "1:1",
-        codec=size[1],
+        pixel_format=pixel_format,
+        matrix=colours.matrix,
+        primaries=colours.primaries,
+        transfer=colours.transfer,
+        full_range=colours.full_range,
+        sample_aspect=":".join(shape),
+        codec=codec,
+        interlaced="top" if "top first" in tags else "bottom" if "bottom first" in tags else "",
+        lead=_lead(float(times[0]), fps) if len(times) else 0.0,
     )
 
 
-def _rate(path: Path, block: str) -> tuple[Fraction, bool]:
+def _lead(start: float, fps: Fraction) -> float:
+    # A twentieth of a frame is the rounding of timestamps: it must not count as a whole frame less.
+    return start - math.floor(start * fps + 0.05) / float(fps)
+
+
+def _rate(line: str, times: np.ndarray) -> tuple[Fraction, bool]:
     """(frames a second, whether the timestamps vary), from the packets where they have times, else from the header."""
-    stated = {unit: float(n) * (1000 if k else 1) for n, k, unit in re.findall(r"([\d.]+)(k?) (fps|tbr)\b", block)}
-    header = stated.get("tbr") or stated.get("fps") or 25.0
-    times = packet_times(path)
+    stated = {unit: float(n) * (1000 if k else 1) for n, k, unit in re.findall(r", ([\d.]+)(k?) (fps|tbr)\b", line)}
+    claims = [stated[unit] for unit in ("fps", "tbr") if 1 <= stated.get(unit, 0) <= 240]
     if len(times) < 3:
-        return snap_rate(stated.get("fps") or header), False
+        return snap_rate(claims[0] if claims else 25.0), False
     steps = np.diff(times)
-    mean = float((len(times) - 1) / (times[-1] - times[0]))
-    # Timestamps rounded to milliseconds (mkv) or ticks are still constant: each is within 2 ms of an even grid.
-    grid = times[0] + np.arange(len(times)) / float(snap_rate(mean))
-    variable = bool(np.abs(times - grid).max() > max(0.002, 0.1 / mean) and steps.max() > 1.5 * steps.min())
+    mean = float(len(steps) / (times[-1] - times[0]))
+    # What the header says, unless it would be a quarter of a frame off at the end: milliseconds (mkv) blur a short mean.
+    agreed = [r for r in map(snap_rate, claims) if abs(float(r) / mean - 1) * len(steps) < 0.25]
+    rate = agreed[0] if agreed else snap_rate(mean)
+    # Timestamps rounded to milliseconds or ticks are still constant: each is within 2 ms of an even grid.
+    grid = times[0] + np.arange(len(times)) / float(rate)
+    variable = bool(np.abs(times - grid).max() > max(0.002, 0.1 / float(rate)) and steps.max() > 1.5 * steps.min())
     if not variable:
-        return snap_rate(mean), False
-    nominal = header if header <= 120 else mean
-    return snap_rate(nominal), True
+        return rate, False
+    nominal = [stated[unit] for unit in ("tbr", "fps") if 1 <= stated.get(unit, 0) <= 120]
+    return snap_rate(nominal[0] if nominal else mean), True
 
 
-def read_tags(path: Path) -> dict[str, str]:
-    """The file's own metadata (title, comment, ...), without what its container writes by itself."""
-    out, _, _ = ffmpeg.run(["-v", "error", "-i", ffmpeg.arg(path), "-f", "ffmetadata", "-"])
-    text = out.decode(errors="replace").split("\n[", 1)[0]  # streams and chapters follow in sections of their own
-    pairs = re.findall(r"^((?:[^=;#\\\n]|\\.)+)=((?:[^\\\n]|\\.)*)", text, flags=re.MULTILINE | re.DOTALL)
-    tags = {re.sub(r"\\(.)", r"\1", key, flags=re.DOTALL): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
-    return {key: value for key, value in tags.items() if key.lower() not in CONTAINER_TAGS}
+def packet_times(path: Path, audio: AudioInfo | None = None) -> np.ndarray:
+    """Times in seconds of the first video stream's packets, sorted, from the start of the file: (packets,) f64.
 
-
-def packet_times(path: Path) -> np.ndarray:
-    """Presentation times in seconds of the first video stream's packets, sorted: (packets,) f64; empty if unknown."""
-    out, _, _ = ffmpeg.run(["-i", ffmpeg.arg(path), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"])
+    Presentation times; decoding times where packets come without (mpg, avi): these are as evenly spaced. Empty if
+    neither is known.
+    """
+    beside = keep_clock(f"0:a:{audio.index}") if audio else []
+    out, _, _ = ffmpeg.run([*ffmpeg.source(path), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-", *beside])
     text = out.decode(errors="replace")
     base = re.search(r"#tb 0: (\d+)/(\d+)", text)
-    if not base:
+    rows = [line.split(",", 3)[1:3] for line in text.splitlines() if line and line[0] != "#" and line.count(",") >= 4]
+    decoded, shown = ([int(row[k]) for row in rows if row[k].strip() not in NO_TIME] for k in (0, 1))
+    if not base or not rows or len(decoded) < len(rows) > len(shown):
         return np.empty(0)
-    ticks = [line.split(",")[2].strip() for line in text.splitlines() if line and line[0] != "#" and line.count(",") >= 4]
-    if any(t == "NOPTS" for t in ticks):
-        return np.empty(0)
-    return np.unique(np.array(ticks, dtype=np.int64)) * (int(base[1]) / int(base[2]))
+    ticks = np.unique(np.array(shown if len(shown) == len(rows) else decoded, dtype=np.int64))
+    if shown:
+        ticks += min(shown) - ticks[0]  # decoding runs ahead of showing
+    return ticks * (int(base[1]) / int(base[2]))
+
+
+def keep_clock(other: str) -> list[str]:
+    """Options of a second output that takes the stream `other` (0:V:0, 0:a:0) and drops it.
+
+    In streams made for broadcast (ts, mpg) ffmpeg puts time 0 where the first of the streams *in use* begins: sound and
+    picture have one clock only if both are in use, whichever is wanted.
+    """
+    return ["-map", other, "-c", "copy", "-f", "null", "-"]
 
 
 def snap_rate(fps: float) -> Fraction:
     """The standard rate within 0.05 %, else the nearest simple fraction: 29.97 -> 30000/1001."""
     best = min(STANDARD_RATES, key=lambda r: abs(float(r) - fps))
     return best if abs(float(best) - fps) < 5e-4 * fps else Fraction(fps).limit_denominator(1001)
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """The file's own metadata (title, comment, ...), without what its container writes by itself."""
+    out, _, _ = ffmpeg.run(["-v", "error", *ffmpeg.source(path), "-f", "ffmetadata", "-"])
+    text = out.decode(errors="replace").split("\n[", 1)[0]  # streams and chapters follow in sections of their own
+    pairs = re.findall(r"^((?:[^=;#\\\n]|\\.)+)=((?:[^\\\n]|\\.)*)", text, flags=re.MULTILINE | re.DOTALL)
+    tags = {re.sub(r"\\(.)", r"\1", key, flags=re.DOTALL): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
+    return {key: value for key, value in tags.items() if key.lower() not in CONTAINER_TAGS}

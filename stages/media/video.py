@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from stages.artifacts.files import explain_os_errors, make_folder
-from stages.errors import InputError
-from stages.media import ffmpeg
-from stages.media.probe import MediaInfo, VideoInfo, probe
+from stages.errors import InputError, UsageError
+from stages.media import colour, ffmpeg
+from stages.media.colour import Colour
+from stages.media.photo import PHOTO_SUFFIXES, is_photo, read_photo
+from stages.media.probe import MediaInfo, VideoInfo, keep_clock, probe
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+__all__ = ["PHOTO_SUFFIXES", "VIDEO_SUFFIXES", "VideoReader", "VideoWriter", "is_photo", "read_photo"]
+
 SCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int"
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+"""What VideoWriter writes."""
 MP4_AUDIO = {"aac", "mp3", "ac3", "eac3", "alac"}
 """Codecs that players accept inside mp4; others are encoded to AAC at their own rate and channels."""
-COPY_AUDIO = {".mp4": MP4_AUDIO, ".m4v": MP4_AUDIO, ".mov": MP4_AUDIO | {"pcm_s16le", "pcm_s24le"}, ".webm": {"opus", "vorbis"}}
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+COPY_AUDIO = {".mp4": MP4_AUDIO, ".m4v": MP4_AUDIO, ".mov": MP4_AUDIO | {"pcm_s16le", "pcm_s24le"}}
+INDEXED = ("mov", "matroska")
+"""Containers whose index finds a key frame by time. In others (mpg, ts, avi) a jump lands where it likes."""
+RUN_UP = 0.5
+"""Seconds decoded before the first frame or sample that is wanted, so that rounded times lose nothing."""
 
 
-def is_photo(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_SUFFIXES
-
-
-def read_photo(path: Path) -> np.ndarray:
-    """(H, W, 3) u8 RGB, turned as its EXIF says. Raises InputError when it cannot be read."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a picture that can be read ({error})") from error
+def seek(media: MediaInfo, seconds: float) -> list[str]:
+    """Input options to start reading at `seconds`, a moment before what is wanted; none where that is not reliable."""
+    return ["-ss", f"{seconds:.6f}"] if seconds > 0 and media.container.startswith(INDEXED) else []
 
 
 class VideoReader:
     """Iterate a video's frames, (H, W, 3) u8 RGB, turned upright, at its constant rate.
 
-    Frame i is what is shown at i/fps seconds after the start of the file (of sound and picture together), so that
-    frames and `read_audio` share one clock. `start` skips that many frames exactly (by decoding), `frames` limits.
-    After the loop `frames_read` and `warning` (a damaged tail) tell how it went.
+    Frame i is what is shown at start_seconds + i/fps after the start of the file (of sound and picture together), so
+X a picture that starts
+    late stands its first frame. `start_seconds` is exact in every container; `frames` limits how many are read.
+    After the loop `frames_read` and `warning` (a damaged tail) tell how it went. Frames are read-only arrays.
     Raises InputError when there is no video or not one frame can be decoded.
     """
 
@@ -67,33 +69,40 @@ class VideoReader:
             while self.frames is None or self.frames_read < self.frames:
                 data = process.stdout.read(size)
                 if len(data) < size:
-                    process.wait()
-                    text = ffmpeg.read_errors(errors)
-                    if self.frames_read == 0:
-                        raise InputError(
-                            f"{self.path}: no frame can be decoded: {ffmpeg.last_line(text)}", detail=ffmpeg.tail(text)
-                        )
-                    if process.returncode or text.strip():
-                        self.warning = ffmpeg.last_line(text)
+                    self._judge(process.wait(), ffmpeg.read_errors(errors))
                     return
                 self.frames_read += 1
                 yield np.frombuffer(data, np.uint8).reshape(self.shape)
 
+    def _judge(self, code: int, text: str) -> None:
+        """What the end of the frames means."""
+        if self.frames_read == 0:
+            past = f" at or after {self.start_seconds:.3f} s" if self.start_seconds else ""
+            raise InputError(
+                f"{self.path}: no frame{past} can be decoded: {ffmpeg.last_line(text, code)}", detail=ffmpeg.tail(text)
+            )
+        if code or text.strip():
+            self.warning = ffmpeg.last_line(text, code)
+
     def _command(self) -> list[str]:
+        info = self.info
+        beside = keep_clock(f"0:a:{self.media.audio.index}") if self.media.audio else []
         # Tags decide the matrix; a file without tags is read as BT.601, and written back the same way.
-        matrix = f"in_color_matrix={_sws_matrix(self.info.matrix)}:"
-        # -ss before -i is exact here because frames are decoded, and fast because it starts at a key frame.
-        seek = ["-ss", f"{self.start_seconds:.6f}"] if self.start_seconds else []
+        fields = ":interl=1" if info.interlaced else ""
+        convert = f"scale={info.width}:{info.height}:in_color_matrix={colour.scaler(info.matrix)}{fields}:{SCALE_FLAGS}"
+        # On a grid of 1/fps from the start of the file, whether the decoder starts there or at a key frame before `first`.
+        first = math.floor(self.start_seconds * info.fps + Fraction(1, 2))
+        jump = seek(self.media, float(max(0, first - math.ceil(RUN_UP * info.fps)) / info.fps))
+        skipped = math.floor(Fraction(jump[1]) * info.fps + Fraction(1, 2)) if jump else 0
+        end = "pass" if info.variable else "round"  # an uneven file may end with a frame shorter than 1/fps
+        # The filter puts every frame on its nearest place; what it has no frame for (a late start), -r fills at the end.
+        grid = f"setpts=PTS-{info.lead:.6f}/TB,fps={info.fps}:round=near:eof_action={end},trim=start_pts={first - skipped},setpts=PTS-{first - skipped}"
+        limit = ["-frames:v", str(self.frames)] if self.frames is not None else []
         return [
-            "-v", "error", *seek, "-i", ffmpeg.arg(self.path), "-map", "0:V:0", "-an", "-sn",
-            "-vf", f"scale={self.info.width}:{self.info.height}:{matrix}{SCALE_FLAGS}",
-            "-fps_mode", "cfr", "-r", str(self.info.fps), "-f", "rawvideo", "-pix_fmt", "rgb24", "-",
+            # One set of filters for a file whose picture changes its size on the way: a new one would lose its place in time.
+            "-v", "error", *jump, "-reinit_filter", "0", *ffmpeg.source(self.path), "-map", "0:V:0", "-an", "-sn", "-vf", f"{convert},{grid}",
+            "-r", str(info.fps), *limit, "-f", "rawvideo", "-pix_fmt", "rgb24", "-", *beside,
         ]  # fmt: skip
-
-
-def _sws_matrix(tag: str) -> str:
-    known = {"bt709": "bt709", "bt2020nc": "bt2020", "bt2020c": "bt2020", "smpte240m": "smpte240m", "fcc": "fcc"}
-    return known.get(tag, "bt601")
 
 
 class VideoWriter:
@@ -140,41 +149,48 @@ class VideoWriter:
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data)
         except BrokenPipeError:
-            self._process.wait()
-            self._fail()
+            self._fail(self._process.wait())
         self.frames_written += 1
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
             if kind is None:
+                if not self.frames_written:
+                    raise InputError(f"{self.path}: no frame to write")
                 try:
                     self._process.stdin.close()
                 except BrokenPipeError:
                     pass  # the return code below says why
-                if self._process.wait():
-                    self._fail()
+                if code := self._process.wait():
+                    self._fail(code)
         finally:
             self._pipe.__exit__(kind, error, trace)
 
-    def _fail(self) -> None:
+    def _fail(self, code: int) -> NoReturn:
         text = ffmpeg.read_errors(self._errors)
-        if "No space left" in text:
-            with explain_os_errors(self.path):
-                raise OSError(28, "No space left on device")
-        raise InputError(f"ffmpeg cannot write {self.path}: {ffmpeg.last_line(text)}", detail=ffmpeg.tail(text))
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            if os.strerror(number) in text or (number == errno.EFBIG and code == -signal.SIGXFSZ):
+                with explain_os_errors(self.path):
+                    raise OSError(number, os.strerror(number))
+        raise InputError(f"ffmpeg cannot write {self.path}: {ffmpeg.last_line(text, code)}", detail=ffmpeg.tail(text))
 
     def _command(self) -> list[str]:
         width, height = self.size
         command = ["-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
         command += ["-r", str(self.fps), "-i", "-"]
+        beside: list[str] = []
         if self.audio:
-            command += ["-i", ffmpeg.arg(self.audio), "-map", "0:v:0", "-map", "1:a:0", *self._audio_codec()]
+            media = probe(self.audio)
+            index = media.audio.index if media.audio else 0
+            early = ["-itsoffset", f"{-media.video.lead:.6f}"] if media.video and media.video.lead else []
+            command += [*early, *ffmpeg.source(self.audio), "-map", "0:v:0", "-map", f"1:a:{index}", *self._audio_codec()]
+            beside = keep_clock("1:V:0") if media.video else []
         command += self._video_codec()
         for key, value in self.metadata.items():
             command += ["-metadata", f"{key}={value}"]
         if self.path.suffix.lower() in (".mp4", ".m4v", ".mov"):
             command += ["-movflags", "+faststart+use_metadata_tags"]
-        return [*command, ffmpeg.arg(self.path)]
+        return [*command, ffmpeg.arg(self.path), *beside]
 
     def _audio_codec(self) -> list[str]:
         accepted = COPY_AUDIO.get(self.path.suffix.lower())
@@ -183,27 +199,25 @@ class VideoWriter:
         return ["-c:a", "aac", "-b:a", "256k"]
 
     def _video_codec(self) -> list[str]:
-        shape = ["-aspect", _display_aspect(self.size, self.like)] if self.like and self.like.sample_aspect != "1:1" else []
+        like = self.like
+        shape = ["-aspect", _display_aspect(self.size, like)] if like and like.sample_aspect != "1:1" else []
+        source = Colour(like.matrix, like.primaries, like.transfer, like.full_range) if like else None
         if self.lossless:
             every = ["-g", str(self.key_frames)] if self.key_frames else []
-            return [*shape, "-c:v", "libx264rgb", "-qp", "0", "-preset", self.preset, "-pix_fmt", "rgb24", *every]
-        rgb = bool(self.like and self.like.matrix == "gbr")  # a lossless source: no tag for what becomes YUV here
-        matrix = self.like.matrix if self.like and not rgb else "bt709"
-        full = bool(self.like and self.like.full_range and not rgb)
+            tags, mark = colour.options(Colour("", source.primaries, source.transfer, True) if source else Colour(full_range=True))
+            tags = tags[:-2]  # RGB has neither matrix nor range to choose
+            return [*shape, "-c:v", "libx264rgb", "-qp", "0", "-preset", self.preset, "-pix_fmt", "rgb24", *every, *tags]
+        target = colour.encode_as(source)
+        tags, mark = colour.options(target)
         pixel = "yuv444p" if self.size[0] % 2 or self.size[1] % 2 else "yuv420p"
-        convert = f"scale=out_color_matrix={_sws_matrix(matrix)}:out_range={'pc' if full else 'tv'}:{SCALE_FLAGS},format={pixel}"
-        tags = []
-        for option, value in (
-            ("-colorspace", matrix),
-            ("-color_primaries", self.like.primaries if self.like else "bt709"),
-            ("-color_trc", self.like.transfer if self.like else "bt709"),
-        ):
-            tags += [option, value] if value else []
-        tags += ["-color_range", "pc" if full else "tv"]
-        return [*shape, "-vf", convert, "-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), *tags]
+        matrix, levels = colour.scaler(target.matrix), "pc" if target.full_range else "tv"
+        fields = ["", ""] if not (like and like.interlaced) else [":interl=1", f",setfield={'tff' if like.interlaced == 'top' else 'bff'}"]
+        convert = f"scale=out_color_matrix={matrix}:out_range={levels}{fields[0]}:{SCALE_FLAGS},format={pixel},{mark}{fields[1]}"
+        woven = ["-flags", "+ildct+ilme"] if fields[0] else []
+        return [*shape, "-vf", convert, "-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), *woven, *tags]
 
 
-def _display_aspect(size: tuple[int, int], like: VideoInfo | None) -> str:
-    w, h = (int(n) for n in like.sample_aspect.split(":")) if like else (1, 1)
+def _display_aspect(size: tuple[int, int], like: VideoInfo) -> str:
+    w, h = (int(n) for n in like.sample_aspect.split(":"))
     shape = Fraction(size[0] * w, size[1] * h)
     return f"{shape.numerator}:{shape.denominator}"

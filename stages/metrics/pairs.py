@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-import cv2
 import numpy as np
 
 TIME_RULE = (
@@ -60,6 +59,8 @@ def resize_to(frame: np.ndarray, like: np.ndarray) -> np.ndarray:
     """`frame` (H, W, 3) u8 at the size of `like`, by SIZE_RULE; the same array where the sizes agree."""
     if frame.shape == like.shape:
         return frame
+    import cv2
+
     height, width = like.shape[:2]
     shrinks = frame.shape[0] * frame.shape[1] > height * width
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

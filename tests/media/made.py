@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import wave
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +21,11 @@ CONTAINERS: dict[str, list[str]] = {
     "mp4": "-c:v libx264 -preset veryfast -g 12 -bf 2 -pix_fmt yuv420p -c:a aac".split(),
     "mov": "-c:v mjpeg -q:v 3 -pix_fmt yuvj420p -c:a pcm_s16le".split(),
     "mkv": "-c:v libx264 -preset veryfast -g 12 -bf 2 -pix_fmt yuv420p10le -c:a flac".split(),
-    "webm": "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 12 -c:a libopus".split(),
+    "webm": "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 12 -pix_fmt yuv420p -c:a libopus".split(),
     "mpg": "-c:v mpeg1video -q:v 3 -g 12 -bf 2 -c:a mp2".split(),
     "vob": "-c:v mpeg2video -q:v 3 -g 12 -bf 2 -c:a mp2 -f vob".split(),
     "ts": "-c:v libx264 -preset veryfast -g 12 -bf 2 -pix_fmt yuv420p -c:a aac".split(),
-    "avi": "-c:v mpeg4 -q:v 3 -g 12 -c:a libmp3lame".split(),
+    "avi": "-c:v mpeg4 -q:v 3 -g 12 -c:a pcm_s16le".split(),
     "flv": "-c:v flv1 -q:v 3 -g 12 -c:a libmp3lame -ar 44100".split(),
     "wmv": "-c:v wmv2 -q:v 3 -g 12 -c:a wmav2".split(),
     "gif": [],
@@ -46,17 +48,17 @@ def number(frame: np.ndarray) -> int:
 
 
 def ffmpeg(*args: object, stdin: bytes | None = None) -> str:
-    """Run ffmpeg with these arguments; its stderr."""
+    """Run ffmpeg with these arguments; what it said."""
     command = [ffmpeg_binary(), "-hide_banner", "-y", *map(str, args)]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=60)
-    text = done.stderr.decode(errors="replace")
+    text = (done.stderr + done.stdout).decode(errors="replace")
     assert done.returncode == 0, f"{command}\n{text}"
     return text
 
 
 def raw(fps: Fraction | int | str, size: tuple[int, int] = SIZE) -> list[str]:
     """Input options for raw frames on stdin."""
-    return ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(fps), "-i", "-"]
+    return ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-framerate", str(fps), "-i", "-"]
 
 
 def video(
@@ -103,3 +105,17 @@ def click_times(samples: np.ndarray, rate: int = 16_000) -> list[float]:
     loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 4000)
     starts = loud[np.flatnonzero(np.diff(loud, prepend=-rate) > rate // 10)]
     return [float(s) / rate for s in starts]
+
+
+def vary() -> list[str]:
+    """Output option that keeps the frames' own times."""
+    version = re.search(r"ffmpeg version n?(\d+)\.(\d+)", ffmpeg("-version"))
+    return ["-vsync", "vfr"] if version and (int(version[1]), int(version[2])) < (5, 1) else ["-fps_mode", "vfr"]
+
+
+def variable(path: Path, hundredths: list[int], **how: Any) -> Path:
+    """A clip whose frames are shown at these hundredths of a second, each carrying its time as its number."""
+    chosen = "+".join(f"eq(n\\,{n})" for n in hundredths)
+    options = CONTAINERS[path.suffix[1:]] if "options" not in how else how.pop("options")
+    frames = (coded(n) for n in range(hundredths[-1] + 1))
+    return video(path, frames, 100, options=["-vf", f"select={chosen}", *vary(), *options], **how)

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from stages import weights
 from stages.artifacts import file_digest
 from stages.errors import WeightsError
 from stages.metrics.lpips import CHANNELS, SCALE, SHIFT, Lpips, load_arrays
+from tests.fetched import fetched
 
 PUBLISHED = {"I03": 0.7237, "I04": 0.2572, "I06": 0.05079, "I08": 0.05205, "I19": 0.4253}
 """LPIPS (alex, v0.1) of five TID2013 pairs by its authors' code: IQA-PyTorch, ResultsCalibra/results_original.csv.
@@ -34,11 +34,13 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     layers = {}
     for i, (size, inside, outside) in enumerate(zip((11, 5, 3, 3, 3), (3, *CHANNELS), CHANNELS, strict=False)):
         kernel = random.normal(0, 1 / np.sqrt(size * size * inside), (size, size, inside, outside))
-        layers[f"Conv_{i}"] = {"kernel": kernel.astype(np.float32), "bias": random.normal(0, 0.1, outside).astype(np.float32)}
+        bias = random.normal(0, 0.1, outside)
+        layers[f"Conv_{i}"] = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
     trunk, heads = tmp_path / "trunk.ckpt", tmp_path / "heads.pth"
     trunk.write_bytes(pickle.dumps({"AlexNet_0": layers}, protocol=3))
     generator = torch.Generator().manual_seed(0)
-    torch.save({f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for i, c in enumerate(CHANNELS)}, heads)
+    lin = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for i, c in enumerate(CHANNELS)}
+    torch.save(lin, heads)
     return trunk, heads
 
 
@@ -133,18 +135,18 @@ def test_a_truncated_trunk_and_a_swapped_file_are_weights_errors(files: tuple[Pa
     (tmp_path / "short.ckpt").write_bytes(trunk.read_bytes()[:5000])
     with pytest.raises(WeightsError, match="not the AlexNet trunk"):
         Lpips(tmp_path / "short.ckpt", heads)
-    with pytest.raises(WeightsError, match="not the linear heads"):
-        Lpips(trunk, trunk)
+    with pytest.raises(WeightsError, match="not the AlexNet trunk"):
+        Lpips(heads, heads)
     with pytest.raises(WeightsError, match="not the AlexNet trunk"):
         Lpips(tmp_path / "absent.ckpt", heads)
+    (tmp_path / "short.pth").write_bytes(heads.read_bytes()[:2000])
+    with pytest.raises(WeightsError, match="not the linear heads"):
+        Lpips(trunk, tmp_path / "short.pth")
 
 
 @pytest.fixture(scope="module")
 def real() -> Lpips:
-    try:
-        return Lpips(weights.locate("lpips-alex-trunk"), weights.locate("lpips-alex-heads"))
-    except WeightsError as error:
-        pytest.skip(f"LPIPS weights cannot be had: {error}")
+    return Lpips(fetched("lpips-alex-trunk"), fetched("lpips-alex-heads"))
 
 
 @pytest.fixture(scope="module")

@@ -142,14 +142,21 @@ def test_motion_can_be_looked_for_at_half_the_size(trained):
     assert psnr(trained.between(a, b, shrink=2), truth) > psnr((a + b) / 2, truth) + 5
 
 
+@pytest.mark.slow
 @pytest.mark.weights
-def test_real_speech_is_met_better_than_by_a_blend(trained):
+def test_real_speech_is_met_better_than_by_a_blend_in_most_clips(trained):
+    """One triple of every fourth clip, still ones and unevenly timed ones included: a blend wins some of those."""
     from stages.media import VideoReader
 
     folder = Path(__file__).parents[2] / ".." / "shared" / "clips" / "train"
-    clip = folder / "OpenTalker__SadTalker__WDA_KatieHill_000.mp4"
-    if not clip.exists():
-        pytest.skip(f"no real clips beside the tree ({folder})")
-    frames = [torch.tensor(f).permute(2, 0, 1)[None] / 255 for f in VideoReader(clip, start_seconds=1.0, frames=3)]
-    a, truth, b = (f[..., 64:448, 64:448] for f in frames)
-    assert psnr(trained.between(a, b), truth) > psnr((a + b) / 2, truth) + 1
+    clips = sorted(folder.iterdir())[::4] if folder.exists() else []
+    if len(clips) < 8:
+        pytest.skip(f"too few real clips beside the tree ({folder})")
+    gains = []
+    for clip in clips:
+        frames = [torch.tensor(f).permute(2, 0, 1)[None] / 255 for f in VideoReader(clip, start_seconds=1.0, frames=3)]
+        scale = min(1.0, 224 / min(frames[0].shape[2:]))
+        size = [round(n * scale) for n in frames[0].shape[2:]]
+        a, truth, b = (torch.nn.functional.interpolate(f, size=size, mode="area") for f in frames)
+        gains.append(psnr(trained.between(a, b), truth) - psnr((a + b) / 2, truth))
+    assert np.median(gains) > 0.1 and np.mean(gains) > 0.5, gains

@@ -1,0 +1,69 @@
+"""Colour tags: reading them from ffmpeg's words, and the names to convert and to write by."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PRIMARIES = frozenset("bt709 bt470m bt470bg smpte170m smpte240m film bt2020 smpte428 smpte431 smpte432 jedec-p22".split())
+TRANSFERS = frozenset(
+    "bt709 bt470m bt470bg smpte170m smpte240m linear log100 log316 iec61966-2-4 bt1361e iec61966-2-1 bt2020-10 bt2020-12 "
+    "smpte2084 smpte428 arib-std-b67".split()
+)
+MATRICES = {"bt709": "bt709", "fcc": "fcc", "smpte240m": "smpte240m", "bt2020nc": "bt2020", "bt2020c": "bt2020"}
+"""Tag -> the name that the scaler has for it; bt470bg and smpte170m are its bt601."""
+BT601 = ("bt470bg", "smpte170m")
+OPTION = {"bt470m": "gamma22", "bt470bg": "gamma28"}
+"""Transfers that ffmpeg prints under one name and before version 6 takes under another."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """Tags as ffmpeg prints them; empty where the file has none."""
+
+    matrix: str = ""
+    primaries: str = ""
+    transfer: str = ""
+    full_range: bool = False
+
+
+def parse(tags: list[str], pixel_format: str) -> Colour:
+    """From `tv, bt709, progressive` or `pc, bt470bg/unknown/bt709, top first`, split at the commas."""
+    known = PRIMARIES | TRANSFERS | set(MATRICES) | {"gbr"}
+    named = next((t.split("/") for t in tags if t.count("/") == 2 or t in known), ["", "", ""])
+    matrix, primaries, transfer = ("" if c in ("unknown", "unspecified", "reserved") else c for c in (named * 3)[:3])
+    return Colour(matrix, primaries, transfer, "pc" in tags or bool(re.match(r"yuvj\d", pixel_format)))
+
+
+def scaler(matrix: str) -> str:
+    """The scaler's name of a matrix tag. A file without one is read as BT.601, and written back the same way."""
+    return MATRICES.get(matrix, "bt601")
+
+
+def encode_as(like: Colour | None) -> Colour:
+    """The tags for a YUV encode of frames that came from `like` (None: a still picture, or frames of our own)."""
+    if like is None:
+        return Colour("bt709", "bt709", "bt709")
+    matrix = like.matrix
+    if matrix == "gbr":  # an RGB source becomes YUV here
+        matrix = "bt709"
+    elif matrix and matrix not in MATRICES and matrix not in BT601:
+        matrix = ""  # ictcp, ycgco and the like: the scaler has none of them, and wrote BT.601
+    return Colour(matrix, like.primaries, like.transfer, like.full_range)
+
+
+def options(colour: Colour) -> tuple[list[str], str]:
+    """Encoder options and a filter that say the same: older versions listen to the first, newer to the second."""
+    chosen, marks = [], []
+    for option, mark, value, known in (
+        ("-colorspace", "colorspace", colour.matrix, {*MATRICES, *BT601}),
+        ("-color_primaries", "color_primaries", colour.primaries, PRIMARIES),
+        ("-color_trc", "color_trc", colour.transfer, TRANSFERS),
+    ):
+        if value in known:
+            chosen += [option, OPTION.get(value, value) if option == "-color_trc" else value]
+            marks.append(f"{mark}={value}")
+        else:
+            marks.append(f"{mark}=unknown")
+    chosen += ["-color_range", "pc" if colour.full_range else "tv"]
+    return chosen, "setparams=" + ":".join([*marks, f"range={'pc' if colour.full_range else 'tv'}"])

@@ -1,0 +1,89 @@
+"""make demo: two made clips through all seven commands, from raw video to scores.
+
+    python -m tests.demo [--out demo] [--minutes-vae 3] [--minutes-train 5]
+
+Each command is shown before it runs and is the one that a user types. The same command again goes on where it was left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stages.artifacts import write_atomic
+from tests.made import OTHER_SPEECH, make_clip
+from tests.sheet import make_sheet
+
+SECONDS = 6.0
+"""Length of each clip."""
+VAE_STEPS, VAE_MINUTES = 1500, 3
+TRAIN_STEPS, TRAIN_MINUTES = 1500, 5
+"""Enough to see the mouth follow the sound; whichever comes first ends the training, so that slow machines end too."""
+
+
+def commands(out: Path, minutes_vae: float, minutes_train: float) -> list[list[str]]:
+    """The chain, as arguments of `difftalk`."""
+    videos, work = out / "videos", out / "work"
+    person, model = videos / "plain.mp4", work / "denoiser-256"
+    vae = ["--preset", "tiny", "--steps", VAE_STEPS, "--max-minutes", minutes_vae]
+    train = ["--preset", "tiny", "--steps", TRAIN_STEPS, "--max-minutes", minutes_train]
+    chain = [
+        ["preprocess", videos, "--out", work],
+        ["extract-audio", work],
+        ["train-vae", work, *vae],
+        ["train", work, *train],
+        # Another voice says something that this face never said ...
+        ["infer", "--audio", OTHER_SPEECH, "--ref", person, "-o", out / "talking.mp4", "--model", model],
+        ["interpolate", out / "talking.mp4", "-o", out / "smooth.mp4"],
+        # ... and the face says its own words again, which can be compared with what was there.
+        ["infer", "--audio", person, "--ref", person, "-o", out / "self-driven.mp4", "--model", model],
+        ["evaluate", out / "self-driven.mp4", person, "--out", out / "scores"],
+    ]
+    return [[str(a) for a in command] for command in chain]
+
+
+def make_videos(folder: Path) -> None:
+    """Two clips of one face in two lights; what is already there stays, so that the chain resumes."""
+    for variant, view in (("plain", "head"), ("other", "whole")):
+        path = folder / f"{variant}.mp4"
+        if not path.exists():
+            tell(f"making {path}: a photo that speaks")
+            with write_atomic(path) as part:
+                make_clip(part, seconds=SECONDS, size=384 if view == "head" else 512, variant=variant, view=view)  # type: ignore[arg-type]
+
+
+def tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> None:
+    """Exits with the code of the command that failed, else 0."""
+    parser = argparse.ArgumentParser(description="Run the whole chain on made clips.")
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--minutes-vae", type=float, default=VAE_MINUTES)
+    parser.add_argument("--minutes-train", type=float, default=TRAIN_MINUTES)
+    options = parser.parse_args()
+    out: Path = options.out
+    begin = time.monotonic()
+    make_videos(out / "videos")
+    for command in commands(out, options.minutes_vae, options.minutes_train):
+        tell(f"\n$ difftalk {shlex.join(command)}")
+        started = time.monotonic()
+        code = subprocess.run([sys.executable, "-m", "difftalk_cli", *command], cwd=Path.cwd()).returncode
+        if code:
+            tell(f"difftalk {command[0]} ended with exit code {code}; what was done before is kept in {out}")
+            sys.exit(code)
+        tell(f"({time.monotonic() - started:.0f} s)")
+    sheet = make_sheet(out / "sheet.png", [out / "videos" / "plain.mp4", out / "self-driven.mp4", out / "talking.mp4"])
+    tell(f"\nDone in {(time.monotonic() - begin) / 60:.1f} minutes.")
+    tell(f"The talking video: {out / 'talking.mp4'}; at twice the frame rate: {out / 'smooth.mp4'}")
+    tell(f"At a glance:       {sheet} (rows: the source, the face saying its own words, the face saying other words)")
+    tell(f"The report:        {out / 'scores' / 'scores.json'} (the face saying its own words: {out / 'self-driven.mp4'})")
+
+
+if __name__ == "__main__":
+    main()

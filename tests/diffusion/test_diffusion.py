@@ -1,0 +1,98 @@
+"""Schedule, loss and samplers against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.diffusion.loss import loss
+from stages.diffusion.sample import sample
+from stages.diffusion.schedule import Schedule
+from stages.errors import UsageError
+from stages.models.denoiser import Condition
+
+NOTHING = Condition(*(torch.zeros(1),) * 4)
+
+
+def test_schedule_is_the_releases():
+    alpha_bar = Schedule().alpha_bar
+    assert alpha_bar[0].item() == pytest.approx(0.9985, abs=1e-6)
+    assert alpha_bar[-1].item() == pytest.approx(1.423e-4, rel=1e-3)
+
+
+def test_schedule_is_diffusers():
+    from diffusers import DDIMScheduler
+
+    for schedule in (Schedule(), Schedule(steps=200)):
+        theirs = DDIMScheduler(**schedule.diffusers_config()).alphas_cumprod
+        assert torch.allclose(theirs, schedule.alpha_bar, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_clean_inverts_target(prediction):
+    schedule = Schedule(prediction=prediction)
+    z0, noise, t = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), torch.tensor([0, 500, 900])
+    z_t = schedule.add_noise(z0, noise, t)
+    assert torch.allclose(schedule.clean(schedule.target(z0, noise, t), z_t, t), z0, atol=1e-3)
+
+
+def test_loss_is_the_weighted_mean_squared_error():
+    schedule = Schedule(prediction="epsilon")
+    z0, noise, t = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.tensor([10, 600])
+    weight = torch.ones(4, 4)
+    zero = loss(lambda z, t, c: torch.zeros_like(z), schedule, z0, noise, t, NOTHING, weight)
+    assert torch.allclose(zero, noise.square().mean((1, 2, 3)))
+    perfect = loss(lambda z, t, c: noise, schedule, z0, noise, t, NOTHING, weight)
+    assert perfect.abs().max() == 0
+
+
+def oracle(schedule, truth):
+    """A denoiser that knows z_0."""
+
+    def denoise(z, t, condition):
+        a, s = schedule.coefficients(t, z)
+        return {"epsilon": (z - a * truth) / s, "v_prediction": (a * (z - a * truth) / s - s * truth), "sample": truth}[schedule.prediction]
+
+    return denoise
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_samplers_find_what_the_denoiser_knows(sampler, prediction):
+    schedule = Schedule(prediction=prediction)
+    truth, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    seen = []
+    z = sample(oracle(schedule, truth), schedule, noise, NOTHING, steps=8, sampler=sampler, callback=seen.append)
+    assert torch.allclose(z, truth, atol=2e-3)
+    assert seen == list(range(8))
+
+
+def test_known_cells_end_exactly_as_known():
+    schedule = Schedule()
+    known, keep = torch.randn(2, 3, 4, 4), torch.zeros(4, 4)
+    keep[:2] = 1
+    z = sample(lambda z, t, c: torch.zeros_like(z), schedule, torch.randn(2, 3, 4, 4), NOTHING, steps=4, known=known, keep=keep)
+    assert torch.equal(z[..., :2, :], known[..., :2, :]) and not torch.equal(z[..., 2:, :], known[..., 2:, :])
+
+
+def test_too_many_steps_are_refused():
+    with pytest.raises(UsageError, match="between 1 and 1000"):
+        sample(lambda z, t, c: z, Schedule(), torch.randn(1, 1, 2, 2), NOTHING, steps=1001)
+
+
+def test_renderer_keeps_the_source_outside_the_mask():
+    from stages.diffusion.render import Renderer
+    from stages.models.denoiser import Denoiser, denoiser_config
+    from stages.models.vae import build_first_stage, first_stage_config
+
+    stage = build_first_stage(first_stage_config("tiny", 128))
+    model = Denoiser(denoiser_config("tiny", latent_channels=8, audio_features=8))
+    renderer = Renderer(stage, model, Schedule(), "lower-face", 128)
+    crops = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3)).astype(np.uint8)
+    changed = crops.copy()
+    changed[:, 100:110, 50:70] = 0  # inside the mask
+    x, y = renderer.pictures(crops), renderer.pictures(changed)
+    assert torch.equal(renderer.encode_masked(x), renderer.encode_masked(y))  # nothing of the mouth leaks
+    composed = renderer.compose(crops, np.zeros_like(crops))
+    outside = renderer.alpha == 0
+    assert (composed[:, outside] == crops[:, outside]).all()
+    assert renderer.shape == (8, 8, 12)

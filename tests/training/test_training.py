@@ -1,0 +1,214 @@
+"""The training engine: order, averages, states, resume, and the two stages that use it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages import train, train_vae
+from stages.artifacts import read_artifact
+from stages.errors import ArtifactError, UsageError
+from stages.runtime import Runtime
+from stages.training import checkpoint
+from stages.training.denoising import far_frame, gather_windows
+from stages.training.ema import Ema
+from stages.training.order import balanced, generator
+from tests.small import make_training_data
+
+VAE = train_vae.Config(preset="tiny", steps=2, batch=2, patch=32, save_every=1, validate_every=2)
+DENOISER = train.Config(preset="tiny", steps=4, batch=2, save_every=2, validate_every=4)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    root = make_training_data(tmp_path_factory.mktemp("training") / "work")
+    train_vae.run(VAE, root, None, Runtime())
+    return root
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    return load_file(root / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_draws_depend_on_seed_and_place_only():
+    first = generator(3, 10, 2).random(4)
+    generator(3, 10, 3).random(100)
+    assert np.array_equal(first, generator(3, 10, 2).random(4))
+    assert not np.array_equal(first, generator(3, 11, 2).random(4))
+    assert not np.array_equal(first, generator(4, 10, 2).random(4))
+
+
+def test_long_clips_do_not_drown_short_ones():
+    share = balanced(np.array([1500, 60]))
+    assert share.sum() == pytest.approx(1) and share[0] / share[1] == pytest.approx(5)
+
+
+@pytest.mark.parametrize("count, frame", [(200, 0), (200, 100), (200, 199), (90, 45), (10, 5), (2, 1), (1, 0)])
+def test_references_are_far_from_the_target(count, frame):
+    gap = min(60, max(1, (count - 1) // 2))
+    picks = {far_frame(np.random.default_rng(i), count, frame) for i in range(200)}
+    assert all(0 <= p < count for p in picks)
+    if count > 1:
+        assert all(abs(p - frame) >= gap for p in picks)
+
+
+def test_missing_neighbours_are_zero_windows():
+    audio = np.ones((3, 16, 2), np.float32)
+    windows = gather_windows(audio, np.array([-1, 0, 2]))
+    assert windows.shape == (3, 16, 2) and windows[0].sum() == 0 and windows[1:].min() == 1
+
+
+def test_ema_averages_every_parameter():
+    model = torch.nn.Linear(2, 2)
+    ema = Ema(model, 0.5)
+    before = ema.model.weight.clone()
+    with torch.no_grad():
+        model.weight += 1
+    ema.update(model, 1000)
+    assert torch.allclose(ema.model.weight, before + 0.5)
+    assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+def test_only_the_last_two_states_are_kept_and_a_half_written_one_is_not_seen(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in (1, 2, 3):
+        checkpoint.save_state(tmp_path, step, model=model, ema=model, optimizer=optimizer, meta={"key": "k"})
+    (tmp_path / "state" / "step-000000009").mkdir()  # torn: no state.json
+    assert [p.name for p in checkpoint.states(tmp_path)] == ["step-000000002", "step-000000003"]
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        checkpoint.load_weights(tmp_path / "model.safetensors", torch.nn.Linear(2, 2))
+
+
+def test_first_stage_artifact_is_whole_and_normalised(work):
+    vae = read_artifact(work / "vae-64", "vae")
+    assert vae.manifest["facts"]["finished"] and vae.manifest["facts"]["factor"] == 8
+    stage = checkpoint.load_first_stage(vae.root)
+    crops = read_artifact(work, "clips").clips["clip1-00000001"].array("crops.npy")[:40]
+    z = stage.encode(torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    assert z.mean().abs() < 0.3 and 0.6 < z.std() < 1.6
+
+
+def test_the_same_command_again_skips_and_a_longer_one_goes_on(work, tmp_path):
+    lines = []
+
+    class Listening(type(Runtime().reporter)):
+        def log(self, message):
+            lines.append(message)
+
+    runtime = Runtime(reporter=Listening())
+    assert train_vae.run(VAE, work, tmp_path / "vae", runtime).done == 1
+    assert train_vae.run(VAE, work, tmp_path / "vae", runtime).skipped == 1
+    assert train_vae.run(replace(VAE, steps=3), work, tmp_path / "vae", runtime).done == 1
+    assert any("going on from step-000000002" in line for line in lines)
+
+
+def test_other_settings_do_not_throw_a_training_away(work, tmp_path):
+    train_vae.run(VAE, work, tmp_path / "vae", Runtime())
+    before = weights(tmp_path / "vae")
+    with pytest.raises(ArtifactError, match=r"seed: 0 -> 1.*--force"):
+        train_vae.run(replace(VAE, seed=1), work, tmp_path / "vae", Runtime())
+    assert same(before, weights(tmp_path / "vae"))
+    train_vae.run(replace(VAE, seed=1), work, tmp_path / "vae", Runtime(force=True))
+    assert not same(before, weights(tmp_path / "vae"))
+
+
+def test_resolution_must_be_the_clips(work):
+    with pytest.raises(UsageError, match="preprocess --resolution 512"):
+        train_vae.run(replace(VAE, resolution=512), work, None, Runtime())
+
+
+def test_training_stopped_and_resumed_gives_the_very_same_weights(work, tmp_path):
+    train.run(DENOISER, train.Inputs(work), tmp_path / "whole", Runtime())
+    train.run(replace(DENOISER, steps=2), train.Inputs(work), tmp_path / "parts", Runtime())
+    train.run(DENOISER, train.Inputs(work), tmp_path / "parts", Runtime())
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    rows = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["kind"] == "validation"] == [2, 4]
+
+
+def test_training_killed_at_any_moment_and_rerun_gives_the_very_same_weights(work, tmp_path):
+    train.run(DENOISER, train.Inputs(work), tmp_path / "whole", Runtime())
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom stages import train\nfrom stages.runtime import Runtime\n"
+        "from tests.training.test_training import DENOISER\n"
+        "train.run(DENOISER, train.Inputs(Path(sys.argv[1])), Path(sys.argv[2]), Runtime())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(work), str(tmp_path / "killed")], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 120
+    while not checkpoint.states(tmp_path / "killed") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.states(tmp_path / "killed"), "the run never reached its first state"
+    train.run(DENOISER, train.Inputs(work), tmp_path / "killed", Runtime())
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert not list((tmp_path / "killed").glob(".tmp*"))
+
+
+def test_a_time_limit_leaves_a_usable_model_that_goes_on(work, tmp_path):
+    report = train.run(DENOISER, train.Inputs(work), tmp_path / "d", Runtime(max_minutes=0))
+    assert report.facts["finished"] is False and read_artifact(tmp_path / "d", "denoiser").manifest["facts"]["steps"] == 0
+    assert train.run(DENOISER, train.Inputs(work), tmp_path / "d", Runtime()).facts["finished"] is True
+
+
+def test_denoiser_artifact_carries_all_that_infer_needs(work, tmp_path):
+    from stages.infer import load_model
+
+    train.run(DENOISER, train.Inputs(work), tmp_path / "d", Runtime())
+    renderer, described, _ = load_model(tmp_path / "d", Runtime())
+    assert described["audio"]["features"] == 12 and renderer.shape == (8, 4, 6)
+    assert renderer.denoiser.audio_std.min() > 0.5  # measured, not the initial ones only
+    assert any((tmp_path / "d" / "samples").glob("*.png")) and any((tmp_path / "d" / "tb").iterdir())
+
+
+def test_switches_change_the_model(work, tmp_path):
+    for name, change in {
+        "single": {"context": "single"}, "nofilter": {"audio_filter": False}, "fixed": {"reference": "fixed"},
+        "mouth": {"mask": "mouth"}, "epsilon": {"prediction": "epsilon"}, "previous": {"previous_frame_share": 1.0},
+    }.items():  # fmt: skip
+        config = replace(DENOISER, steps=1, validate_every=1, **change)
+        assert train.run(config, train.Inputs(work), tmp_path / name, Runtime()).facts["finished"]
+
+
+def test_missing_or_stale_features_are_named(work, tmp_path):
+    import shutil
+
+    with pytest.raises(ArtifactError, match="extract-audio"):
+        train.run(DENOISER, train.Inputs(work, features=tmp_path / "none"), tmp_path / "d", Runtime())
+    copied = tmp_path / "features"
+    shutil.copytree(work / "features", copied)
+    record = json.loads((copied / "clip1-00000001" / "clip.json").read_text())
+    record["key"]["inputs"][0]["digest"] = "0" * 64
+    (copied / "clip1-00000001" / "clip.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match="out of date"):
+        train.run(DENOISER, train.Inputs(work, features=copied), tmp_path / "d", Runtime())
+
+
+@pytest.mark.slow
+def test_a_few_frames_can_be_learned_by_heart(tmp_path):
+    """The loss of a tiny denoiser on two clips falls well below its start: gradients reach where they must."""
+    root = make_training_data(tmp_path / "work", clips=2, frames=4)
+    train_vae.run(replace(VAE, steps=1), root, None, Runtime())
+    config = replace(DENOISER, steps=100, batch=8, save_every=1000, validate_every=1000, learning_rate=1e-3)
+    train.run(config, train.Inputs(root), None, Runtime())
+    rows = [json.loads(line) for line in (root / "denoiser-64" / "log.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in rows if r["kind"] == "train"]
+    assert len(losses) == 2 and losses[-1] < 0.8 * losses[0]
