@@ -66,8 +66,9 @@ class Config:
     """Keep every RGB value exactly (large; few players show it)."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise UsageError("--steps and --batch: must be at least 1")
+        for name, least in (("steps", 1), ("batch", 1), ("face", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name} {getattr(self, name)}: must be at least {least}")
         if not 0 <= self.crf <= 51:
             raise UsageError(f"--crf {self.crf}: must be between 0 and 51")
 
@@ -100,7 +101,7 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime) -> Report:
     _check_paths(inputs, out)
     media = probe(inputs.audio)
     if media.audio is None:
-        raise InputError(f"{inputs.audio}: no audio track")
+        raise InputError(f"{inputs.audio}: no audio track; give a file with sound as --audio")
     feed = open_feed(Path(inputs.reference))
     if runtime.dry_run:
         log(f"make {out}: {config.steps} steps a frame at {feed.fps} fps, {feed.size[0]}x{feed.size[1]}")
@@ -134,6 +135,7 @@ def _check_paths(inputs: Inputs, out: Path) -> None:
             raise UsageError(f"{out}: would overwrite an input; choose another -o")
     if out.suffix and out.suffix.lower() not in VIDEO_SUFFIXES:
         raise UsageError(f"{out}: cannot write {out.suffix}; use {' '.join(VIDEO_SUFFIXES)}, or a name without suffix for frames")
+    refuse_bad_place(out if out.suffix else out / "artifact.json")
 
 
 def load_model(path: Path | None, runtime: Runtime) -> tuple[Renderer, dict[str, Any], str]:
@@ -175,7 +177,7 @@ class Speech:
         self.fps, self.seconds = fps, len(samples) / SAMPLE_RATE
         self.frames = round(self.seconds * fps)
         if self.frames < 1:
-            raise InputError(f"{path}: {self.seconds * 1000:.0f} ms of sound are less than one frame")
+            raise InputError(f"{path}: {self.seconds * 1000:.0f} ms of sound are less than one frame; give a longer recording")
         self.rows = encoder.encode(samples)  # (R, F)
         self.neighbours = neighbours(self.frames, fps)  # (T, 8)
 

@@ -102,7 +102,7 @@ def _run_video(config: Config, path: Path, out: Path, runtime: Runtime) -> Repor
         raise InputError(f"{path}: a photo has nothing to interpolate between; give a video")
     media = probe(path)
     if media.video is None:
-        raise InputError(f"{path}: no video stream")
+        raise InputError(f"{path}: no video stream; give a file with pictures")
     if out.suffix.lower() not in VIDEO_SUFFIXES:
         raise UsageError(f"{out}: cannot write {out.suffix or 'a name without suffix'}; use {' '.join(VIDEO_SUFFIXES)}")
     if out.exists() and out.samefile(path):

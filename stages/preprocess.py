@@ -61,6 +61,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.resolution % 64 or not 64 <= self.resolution <= 1024:
             raise UsageError(f"--resolution {self.resolution}: must be a multiple of 64 between 64 and 1024")
+        if self.face < 0:
+            raise UsageError(f"--face {self.face}: must be 0 or more")
         if self.val_share < 0 or self.test_share < 0 or self.val_share + self.test_share >= 1:
             raise UsageError("--val-share and --test-share: must be at least 0 and together below 1")
 
@@ -135,7 +137,7 @@ def make_clip(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
     source, config = job.source, job.config
     media = job.media or probe(source.path)
     if media.video is None:
-        raise InputError(f"{source.path.name}: no video stream")
+        raise InputError(f"{source.path.name}: no video stream; give a file with pictures")
     if media.audio is None and not config.allow_silent:
         raise InputError(f"{source.path.name}: no audio track; --allow-silent keeps it for the first stage")
     fps = media.video.fps
@@ -158,7 +160,9 @@ def make_clip(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
     minimum = max(2, round(config.min_seconds * fps))
     runs = [(s, min(e, limit)) for s, e in track.segments(minimum) if min(e, limit) - s >= minimum]
     if not runs:
-        raise InputError(f"{source.path.name}: no run of {minimum} frames with a face and sound ({total} frames, {heard or 0:.2f} s of sound)")
+        have = f"{total} frames" + ("" if heard is None else f", {heard:.2f} s of sound")
+        what = "a face" if heard is None else "a face and sound"
+        raise InputError(f"{source.path.name}: no run of {minimum} frames with {what} ({have}); --min-seconds sets how long a run must be")
     keep = np.concatenate([np.arange(s, e) for s, e in runs]).astype(np.int32)
     np.save(draft.path / "frames.npy", keep)
     np.save(draft.path / "segment.npy", np.concatenate([np.full(e - s, i) for i, (s, e) in enumerate(runs)]).astype(np.int32))

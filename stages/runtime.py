@@ -82,8 +82,14 @@ class Runtime:
             device = torch.device(self.device)
         except RuntimeError:
             raise UsageError(f"--device {self.device}: not a device name; use auto, cpu, cuda, cuda:N or mps") from None
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise UsageError(f"--device {self.device}: not a device that this program runs on; use auto, cpu, cuda, cuda:N or mps")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UsageError(f"--device {self.device}: no CUDA device is visible; use --device auto or cpu")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"--device {self.device}: only {torch.cuda.device_count()} visible, counted from 0; use --device auto or cpu")
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise UsageError(f"--device {self.device}: this machine has none; use --device auto or cpu")
         return device
 
 

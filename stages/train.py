@@ -86,6 +86,11 @@ class Config:
     validate_every: int = 500
     """Steps between validations and sample sheets."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "diffusion_steps", "save_every", "validate_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
     def resolved(self, resolution: int) -> Config:
         """Every None filled in. Raises UsageError when --resolution is not the clips'."""
         from stages.models.denoiser import DENOISERS

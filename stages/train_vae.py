@@ -58,6 +58,13 @@ class Config:
     validate_every: int = 500
     """Steps between validations and sample sheets."""
 
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 0:
+            raise UsageError(f"--steps {self.steps}: must be at least 0")
+        for name in ("batch", "save_every", "validate_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
     def resolved(self, resolution: int) -> Config:
         """Every None filled in. Raises UsageError when --resolution is not the clips'."""
         if self.resolution not in (None, resolution):

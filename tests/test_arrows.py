@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,6 +80,15 @@ def noise(name: str, source: str) -> list[str]:
     return wrong
 
 
+def unfinished(name: str, source: str) -> list[str]:
+    """Words of unfinished work, and paths that only one machine has."""
+    wrong = [f"{name}: {word}" for word in ("TODO", "FIXME", "NotImplementedError") if re.search(rf"\b{word}\b", source)]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"(?<![\w.])/(work|root|tmp|home)/", node.value):
+            wrong.append(f"{name}:{node.lineno}: a path of one machine: {node.value!r}")
+    return wrong
+
+
 @pytest.mark.parametrize("package", ["stages", "difftalk_cli"])
 def test_imports_follow_the_arrows(package: str) -> None:
     wrong = [
@@ -91,6 +101,12 @@ def test_imports_follow_the_arrows(package: str) -> None:
 
 def test_stages_never_print_and_never_exit() -> None:
     wrong = [line for path in modules("stages") for line in noise(module_name(path), path.read_text(encoding="utf-8"))]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["stages", "difftalk_cli"])
+def test_nothing_is_left_unfinished_or_bound_to_one_machine(package: str) -> None:
+    wrong = [line for path in modules(package) for line in unfinished(module_name(path), path.read_text(encoding="utf-8"))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -147,3 +163,9 @@ def test_the_check_lets_right_arrows_pass_and_hears_noise() -> None:
     assert not wrong_arrows("stages.infer", source)
     assert noise("stages.infer", "def f():\n    print('x')\n    raise SystemExit")
     assert not noise("stages.infer", "console.print('x')")
+
+
+@pytest.mark.parametrize("source", ["x = 1  # TODO later", "raise NotImplementedError", "CACHE = '/tmp/cache'", "a = f'/root/{b}'"])
+def test_the_check_sees_unfinished_work_and_bound_paths(source: str) -> None:
+    assert unfinished("stages.infer", source)
+    assert not unfinished("stages.infer", "path = root / 'tmp/part'  # to do: nothing")

@@ -14,7 +14,7 @@ RUNTIME = ("workers", "force", "dry_run", "shard")
 
 def call(
     stage: ModuleType, config: Any, runtime: Runtime, *,
-    sources: Annotated[list[Path], typer.Argument(help="Videos, and folders of them (nested; HDTF's annotations count).", show_default=False)],
+    sources: Annotated[list[Path], typer.Argument(help="Videos, and folders of them (nested, HDTF's as well).", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The clips artifact to make or to complete.", show_default=False)],
 ) -> Report:  # fmt: skip
     return stage.run(config, sources, out, runtime)

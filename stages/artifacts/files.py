@@ -56,6 +56,17 @@ def write_atomic(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def refuse_bad_place(path: Path) -> None:
+    """Raise now the DiskError with which `write_atomic(path)` would end long work; nothing is created."""
+    nearest = next(p for p in path.absolute().parents if p.exists())
+    with explain_os_errors(path):
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "", str(nearest))
+        _refuse_what_is_no_file(path)
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "", str(nearest))
+
+
 def _refuse_what_is_no_file(path: Path) -> None:
     with explain_os_errors(path):
         if path.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,13 @@ MAKERS = {
     "vae": "difftalk train-vae {parent}",
     "latents": "difftalk train {parent}",
     "denoiser": "difftalk train {parent}",
-    "frames": "difftalk infer --frames -o {root}",
+    "frames": "difftalk infer --audio SPEECH --ref PERSON -o {root}",
     "scores": "difftalk evaluate GENERATED TRUTH --out {root}",
 }
 """Kind -> the command that makes it."""
+
+ELSEWHERE = {"root": "DIR", "parent": "WORK"}
+"""Names for that command where the given path is taken by something else."""
 
 UNITS = {"features": ".", "latents": "."}
 """Where the units lie below the root, where that is not `clips/`: features/<id>/audio.npy."""
@@ -88,7 +92,10 @@ def read_clip(path: Path) -> Clip:
 def read_artifact(root: Path, kind: str) -> Artifact:
     """Open the artifact at `root`. Raises ArtifactError when it is absent, incomplete, newer, or of another kind."""
     root = Path(root)
-    how = MAKERS[kind].format(root=root, parent=root.parent)
+    how = MAKERS[kind].format(root=shlex.quote(str(root)), parent=shlex.quote(str(root.parent)))
+    anew = MAKERS[kind].format(**ELSEWHERE)
+    if root.is_file():
+        raise ArtifactError(f"{root} is a file, not the folder of a {kind} artifact; `{anew}` makes one")
     if not root.is_dir():
         raise ArtifactError(f"no {kind} artifact at {root}: make it with `{how}`")
     try:
@@ -102,7 +109,7 @@ def read_artifact(root: Path, kind: str) -> Artifact:
     if not isinstance(manifest, dict) or not {"kind", "schema", "config", "clips", "digest"} <= manifest.keys():
         raise ArtifactError(f"{root / 'artifact.json'} is not an artifact's manifest; run `{how}` again")
     if manifest["kind"] != kind:
-        raise ArtifactError(f"{root} is a {manifest['kind']} artifact, not {kind}; {kind} is made by `{how}`")
+        raise ArtifactError(f"{root} is a {manifest['kind']} artifact, not {kind}; {kind} is made by `{anew}`")
     if manifest["schema"] != SCHEMA:
         raise ArtifactError(f"{root} has schema {manifest['schema']}, this version reads {SCHEMA}; run `{how}` again with it")
     return Artifact(root, manifest)

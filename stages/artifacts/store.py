@@ -207,7 +207,8 @@ class Store:
             self.report.failed[unit.id] = record["message"]
             if not self.runtime.dry_run:
                 append_line(self.failures_path, record)
-        self.runtime.reporter.warn(f"{unit.source or unit.id}: {record['message']}")
+        name, message = unit.source or unit.id, record["message"]
+        self.runtime.reporter.warn(message if name in message else f"{name}: {message}")
 
     # -- sealing
 

@@ -45,25 +45,33 @@ def encode_as(like: Colour | None) -> Colour:
     if like is None:
         return Colour("bt709", "bt709", "bt709")
     matrix = like.matrix
-    if matrix == "gbr":  # an RGB source becomes YUV here
-        matrix = "bt709"
-    elif matrix and matrix not in MATRICES and matrix not in BT601:
+    if matrix == "gbr":  # an RGB source becomes ordinary YUV here
+        return Colour("bt709", like.primaries, like.transfer)
+    if matrix and matrix not in MATRICES and matrix not in BT601:
         matrix = ""  # ictcp, ycgco and the like: the scaler has none of them, and wrote BT.601
     return Colour(matrix, like.primaries, like.transfer, like.full_range)
 
 
-def options(colour: Colour) -> tuple[list[str], str]:
-    """Encoder options and a filter that say the same: older versions listen to the first, newer to the second."""
+def options(colour: Colour, *, rgb: bool = False) -> tuple[list[str], str]:
+    """Encoder options and a filter that say the same: older versions listen to the first, newer to the second.
+
+    `rgb`: an RGB encode, which has neither matrix nor range to tell.
+    """
     chosen, marks = [], []
     for option, mark, value, known in (
         ("-colorspace", "colorspace", colour.matrix, {*MATRICES, *BT601}),
         ("-color_primaries", "color_primaries", colour.primaries, PRIMARIES),
         ("-color_trc", "color_trc", colour.transfer, TRANSFERS),
     ):
+        if rgb and mark == "colorspace":
+            continue
         if value in known:
             chosen += [option, OPTION.get(value, value) if option == "-color_trc" else value]
             marks.append(f"{mark}={value}")
         else:
             marks.append(f"{mark}=unknown")
-    chosen += ["-color_range", "pc" if colour.full_range else "tv"]
-    return chosen, "setparams=" + ":".join([*marks, f"range={'pc' if colour.full_range else 'tv'}"])
+    if not rgb:
+        levels = "pc" if colour.full_range else "tv"
+        chosen += ["-color_range", levels]
+        marks.append(f"range={levels}")
+    return chosen, "setparams=" + ":".join(marks)

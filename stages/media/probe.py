@@ -85,8 +85,10 @@ def probe(path: Path) -> MediaInfo:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not a file; give one video, photo or recording")
     if not path.is_file():
-        raise InputError(f"{path}: not a file")
+        raise InputError(f"{path}: not an ordinary file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)")
     try:
@@ -97,7 +99,8 @@ def probe(path: Path) -> MediaInfo:
     opened = re.search(r"^Input #0, (\S+), from ", text, re.M)
     if not opened:
         hint = " (it ends before its index: recorded or copied incompletely?)" if "moov atom not found" in text else ""
-        raise InputError(f"{path}: not a media file that ffmpeg can open{hint}", detail=ffmpeg.tail(text) or ffmpeg.last_line(text, code))
+        hint = f" ({ffmpeg.last_line(text, code)})" if code < 0 else hint
+        raise InputError(f"{path}: not a media file that ffmpeg can open{hint}", detail=ffmpeg.tail(text))
     duration = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", text, re.M)
     seconds = None
     if duration:
@@ -134,8 +137,9 @@ def _video(path: Path, streams: list[str], audio: AudioInfo | None) -> VideoInfo
     shape = (aspect[1], aspect[2]) if aspect else ("1", "1")
     if rotation % 180 == 90:
         size, shape = size[::-1], shape[::-1]
-    times = packet_times(path, audio)
-    fps, variable = _rate(line, times)
+    ticks, base = _packet_ticks(path, audio)
+    times = ticks * float(base)
+    fps, variable = _rate(line, times, float(base))
     return VideoInfo(
         width=size[0],
         height=size[1],
@@ -159,24 +163,26 @@ def _lead(start: float, fps: Fraction) -> float:
     return start - math.floor(start * fps + 0.05) / float(fps)
 
 
-def _rate(line: str, times: np.ndarray) -> tuple[Fraction, bool]:
+def _rate(line: str, times: np.ndarray, tick: float) -> tuple[Fraction, bool]:
     """(frames a second, whether the timestamps vary), from the packets where they have times, else from the header."""
     stated = {unit: float(n) * (1000 if k else 1) for n, k, unit in re.findall(r", ([\d.]+)(k?) (fps|tbr)\b", line)}
-    claims = [stated[unit] for unit in ("fps", "tbr") if 1 <= stated.get(unit, 0) <= 240]
+    claims = [snap_rate(r, 0.0051 / r) for r in (stated.get("fps", 0), stated.get("tbr", 0)) if 1 <= r <= 240]  # two decimals
     if len(times) < 3:
-        return snap_rate(claims[0] if claims else 25.0), False
+        return claims[0] if claims else Fraction(25), False
     steps = np.diff(times)
-    mean = float(len(steps) / (times[-1] - times[0]))
-    # What the header says, unless it would be a quarter of a frame off at the end: milliseconds (mkv) blur a short mean.
-    agreed = [r for r in map(snap_rate, claims) if abs(float(r) / mean - 1) * len(steps) < 0.25]
-    rate = agreed[0] if agreed else snap_rate(mean)
+    span = float(times[-1] - times[0])
+    mean = len(steps) / span
+    # How well the mean is known: rounded timestamps (mkv: milliseconds) blur a short one; a camera's clock shakes anyway.
+    even = steps.max() - steps.min() < 1.5 * tick
+    blur = max(2 * tick / span, 1e-6) if even else 5e-4
+    rate = next((r for r in claims if abs(float(r) / mean - 1) < blur), None) or snap_rate(mean, blur)
     # Timestamps rounded to milliseconds or ticks are still constant: each is within 2 ms of an even grid.
     grid = times[0] + np.arange(len(times)) / float(rate)
     variable = bool(np.abs(times - grid).max() > max(0.002, 0.1 / float(rate)) and steps.max() > 1.5 * steps.min())
     if not variable:
         return rate, False
-    nominal = [stated[unit] for unit in ("tbr", "fps") if 1 <= stated.get(unit, 0) <= 120]
-    return snap_rate(nominal[0] if nominal else mean), True
+    nominal = [r for r in claims[::-1] if r <= 120]
+    return nominal[0] if nominal else snap_rate(mean), True
 
 
 def packet_times(path: Path, audio: AudioInfo | None = None) -> np.ndarray:
@@ -185,6 +191,12 @@ def packet_times(path: Path, audio: AudioInfo | None = None) -> np.ndarray:
     Presentation times; decoding times where packets come without (mpg, avi): these are as evenly spaced. Empty if
     neither is known.
     """
+    ticks, base = _packet_ticks(path, audio)
+    return ticks * float(base)
+
+
+def _packet_ticks(path: Path, audio: AudioInfo | None) -> tuple[np.ndarray, Fraction]:
+    """(ticks (packets,) i64, seconds in a tick) of `packet_times`."""
     beside = keep_clock(f"0:a:{audio.index}") if audio else []
     out, _, _ = ffmpeg.run([*ffmpeg.source(path), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-", *beside])
     text = out.decode(errors="replace")
@@ -192,11 +204,11 @@ def packet_times(path: Path, audio: AudioInfo | None = None) -> np.ndarray:
     rows = [line.split(",", 3)[1:3] for line in text.splitlines() if line and line[0] != "#" and line.count(",") >= 4]
     decoded, shown = ([int(row[k]) for row in rows if row[k].strip() not in NO_TIME] for k in (0, 1))
     if not base or not rows or len(decoded) < len(rows) > len(shown):
-        return np.empty(0)
+        return np.empty(0, np.int64), Fraction(1)
     ticks = np.unique(np.array(shown if len(shown) == len(rows) else decoded, dtype=np.int64))
     if shown:
         ticks += min(shown) - ticks[0]  # decoding runs ahead of showing
-    return ticks * (int(base[1]) / int(base[2]))
+    return ticks, Fraction(int(base[1]), int(base[2]))
 
 
 def keep_clock(other: str) -> list[str]:
@@ -208,10 +220,10 @@ def keep_clock(other: str) -> list[str]:
     return ["-map", other, "-c", "copy", "-f", "null", "-"]
 
 
-def snap_rate(fps: float) -> Fraction:
-    """The standard rate within 0.05 %, else the nearest simple fraction: 29.97 -> 30000/1001."""
+def snap_rate(fps: float, tolerance: float = 5e-4) -> Fraction:
+    """The standard rate within `tolerance` (a share), else the nearest simple fraction: 29.97 -> 30000/1001."""
     best = min(STANDARD_RATES, key=lambda r: abs(float(r) - fps))
-    return best if abs(float(best) - fps) < 5e-4 * fps else Fraction(fps).limit_denominator(1001)
+    return best if abs(float(best) - fps) < tolerance * fps else Fraction(fps).limit_denominator(1001)
 
 
 def read_tags(path: Path) -> dict[str, str]:

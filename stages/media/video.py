@@ -53,7 +53,7 @@ X a picture that starts
         self.path = Path(path)
         self.media = info or probe(self.path)
         if self.media.video is None:
-            raise InputError(f"{self.path}: no video stream")
+            raise InputError(f"{self.path}: no video stream; give a file with pictures")
         self.info: VideoInfo = self.media.video
         self.start_seconds, self.frames = start_seconds, frames
         self.frames_read, self.warning = 0, ""
@@ -200,24 +200,20 @@ class VideoWriter:
 
     def _video_codec(self) -> list[str]:
         like = self.like
-        shape = ["-aspect", _display_aspect(self.size, like)] if like and like.sample_aspect != "1:1" else []
         source = Colour(like.matrix, like.primaries, like.transfer, like.full_range) if like else None
+        shape = f",setsar={like.sample_aspect.replace(':', '/')}:max=10000" if like else ""
         if self.lossless:
+            tags, mark = colour.options(source or Colour(), rgb=True)
             every = ["-g", str(self.key_frames)] if self.key_frames else []
-            tags, mark = colour.options(Colour("", source.primaries, source.transfer, True) if source else Colour(full_range=True))
-            tags = tags[:-2]  # RGB has neither matrix nor range to choose
-            return [*shape, "-c:v", "libx264rgb", "-qp", "0", "-preset", self.preset, "-pix_fmt", "rgb24", *every, *tags]
+            return ["-vf", mark + shape, "-c:v", "libx264rgb", "-qp", "0", "-preset", self.preset, "-pix_fmt", "rgb24", *every, *tags]
         target = colour.encode_as(source)
         tags, mark = colour.options(target)
         pixel = "yuv444p" if self.size[0] % 2 or self.size[1] % 2 else "yuv420p"
-        matrix, levels = colour.scaler(target.matrix), "pc" if target.full_range else "tv"
-        fields = ["", ""] if not (like and like.interlaced) else [":interl=1", f",setfield={'tff' if like.interlaced == 'top' else 'bff'}"]
-        convert = f"scale=out_color_matrix={matrix}:out_range={levels}{fields[0]}:{SCALE_FLAGS},format={pixel},{mark}{fields[1]}"
-        woven = ["-flags", "+ildct+ilme"] if fields[0] else []
-        return [*shape, "-vf", convert, "-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), *woven, *tags]
-
-
-def _display_aspect(size: tuple[int, int], like: VideoInfo) -> str:
-    w, h = (int(n) for n in like.sample_aspect.split(":"))
-    shape = Fraction(size[0] * w, size[1] * h)
-    return f"{shape.numerator}:{shape.denominator}"
+        convert = f"scale=out_color_matrix={colour.scaler(target.matrix)}:out_range={'pc' if target.full_range else 'tv'}:{SCALE_FLAGS}"
+        woven: list[str] = []
+        if like and like.interlaced:
+            field = "tff" if like.interlaced == "top" else "bff"
+            convert, mark = f"{convert}:interl=1", f"{mark},setfield={field}"
+            woven = ["-flags", "+ildct+ilme", "-x264-params", f"{field}=1"]
+        filters = f"{convert},format={pixel},{mark}{shape}"
+        return ["-vf", filters, "-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), *woven, *tags]

@@ -14,7 +14,7 @@ class ClipSet:
 
     def __init__(self, clips: list[Clip], what: str):
         if not clips:
-            raise InputError(f"no clips to {what}: all are held out, or preprocess kept none")
+            raise InputError(f"no clips to {what}: all are held out, or preprocess kept none; run `difftalk preprocess` with more videos, or with other shares")
         self.clips = clips
         self.counts = np.array([c.facts["frames"] for c in clips])
         self.share = balanced(self.counts)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -40,14 +40,22 @@ def small(*args: str) -> subprocess.CompletedProcess[str]:
     return python("-c", SMALL, "small", *args)
 
 
-def test_help_is_quick_and_lists_every_command() -> None:
-    begin = time.monotonic()
+def test_help_lists_every_command() -> None:
     done = difftalk("--help")
-    seconds = time.monotonic() - begin
     assert done.returncode == 0
     for name in COMMANDS:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
-    assert seconds < 3, seconds  # 0.15 s on an idle machine; this one may be busy
+
+
+def test_help_is_quick() -> None:
+    """The best of five, in processor seconds of the child: a busy machine makes everything look slow."""
+    used = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert difftalk("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(used) < 0.5, used
 
 
 def test_help_imports_no_stage_and_no_heavy_package() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from difftalk_cli.main import COMMANDS
+from difftalk_cli.main import COMMANDS, app
 from difftalk_cli.options import OUTPUT_OPTIONS, RUNTIME_OPTIONS, build, field_docs, parse_shard
 from stages.errors import UsageError
 from stages.runtime import Runtime
@@ -83,6 +83,21 @@ def test_every_field_of_every_stage_has_help(name: str) -> None:
     docs = field_docs(config)
     assert set(docs) == {f.name for f in dataclasses.fields(config)}
     assert all(text.endswith(".") for text in docs.values()), docs
+
+
+@pytest.mark.parametrize("name", STAGE_COMMANDS)
+def test_help_of_every_command_shows_every_field(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as caught:
+        app([name, "--help"])
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    config = importlib.import_module(importlib.import_module(f"difftalk_cli.commands.{name.replace('-', '_')}").STAGE).Config
+    for field, text in field_docs(config).items():
+        assert f"--{field.replace('_', '-')}" in shown, field
+        assert text in shown, field
 
 
 @pytest.mark.parametrize("name", STAGE_COMMANDS)
