@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from stages.artifacts import Input, Store, Unit, file_digest, read_artifact, write_atomic, write_json
+from stages.artifacts import Input, Store, Unit, file_digest, read_artifact, refuse_bad_place, write_atomic, write_json
 from stages.errors import ArtifactError, InputError, UsageError
 from stages.faces.detect import LandmarkTool
 from stages.media.audio import read_audio
 from stages.media.feed import PhotoFeed, VideoFeed, open_feed, pingpong
+from stages.media.frames import FrameWriter
 from stages.media.probe import MediaInfo, probe
 from stages.media.video import VIDEO_SUFFIXES, VideoWriter
 from stages.runtime import Progress, Report, Runtime
@@ -239,7 +240,7 @@ class Job:
     ):
         import torch
 
-        from stages.training.denoising import condition_points
+        from stages.faces import condition_points
 
         self.config, self.renderer, self.feed, self.track, self.speech, self.clock = config, renderer, feed, track, speech, clock
         self.count = count
@@ -372,25 +373,11 @@ def _frames_artifact(job: Job, config: Config, inputs: Inputs, model: str, out: 
     facts = _provenance(config, inputs, model)
     sources = tuple(Input(role, "file", facts[role]["sha256"]) for role in ("audio", "reference")) + (Input("model", "denoiser", model),)
     with Store(out, kind="frames", stage="infer", code=CODE, config=config, runtime=runtime) as store:
-        unit = Unit(f"{Path(inputs.reference).stem}-{facts['reference']['sha256'][:8]}", sources)
-        for unit in store.plan([unit]):
+        id = f"{Path(inputs.reference).stem}-{facts['reference']['sha256'][:8]}"
+        for unit in store.plan([Unit(id, sources)]):
             with store.draft(unit) as draft:
-                sink = PngSink(draft.path / "frames")
-                made = job.render(sink, draft.path, runtime)
+                made = job.render(FrameWriter(draft.path), draft.path, runtime)
                 made.pop("seconds")  # facts hold no time: the same inputs give the same artifact
                 draft.facts |= made
         return store.seal()
 
-
-class PngSink:
-    """Frames as numbered PNG files."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.count = folder, 0
-        folder.mkdir()
-
-    def write(self, frame: np.ndarray) -> None:
-        from PIL import Image
-
-        Image.fromarray(frame).save(self.folder / f"{self.count:06d}.png", compress_level=3)
-        self.count += 1

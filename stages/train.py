@@ -173,9 +173,8 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     train = split_clips(work, "train")
     held_out = split_clips(work, "val") or train
     _normalise_audio(model, [features.clips[c.id] for c in train])
-    task = DenoisingTask(
-        model, renderer, ClipSet(train, "train on"), ClipSet(held_out, "validate on"), read_artifact(latents_root, "latents"), features, config
-    )
+    sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
+    task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config)
     key = store.open_for_training()
     names = {f.name for f in fields(LoopConfig)}
     loop = LoopConfig(**{f.name: getattr(config, f.name) for f in fields(config) if f.name in names})

@@ -60,8 +60,7 @@ def make_training_data(root: Path, clips: int = 3, frames: int = 80, resolution:
     config = Config(resolution=resolution)
     with Store(root, kind="clips", stage="preprocess", code=1, config=config, runtime=Runtime()) as store:
         for id in ids:
-            unit = Unit(id, (Input("video", "file", id),))
-            for unit in store.plan([unit]):
+            for unit in store.plan([Unit(id, (Input("video", "file", id),))]):
                 with store.draft(unit) as draft:
                     coarse = rng.integers(0, 256, (frames, 4, 4, 3)).astype(np.uint8)
                     np.save(draft.path / "crops.npy", coarse.repeat(resolution // 4, 1).repeat(resolution // 4, 2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stages.shapes import EYE_LEFT, EYE_RIGHT, NOSE_BASE
+from stages.shapes import CONDITION_POINTS, EYE_LEFT, EYE_RIGHT, NOSE_BASE
 
 TEMPLATE = np.array([[85 / 256, 64 / 256], [171 / 256, 64 / 256], [0.5, 128 / 256]])
 """Where the two eye centres (left and right in the picture) and the nose base lie: (3, 2) in the unit square.
@@ -38,6 +38,11 @@ def similarity(points: np.ndarray, target: np.ndarray = TEMPLATE) -> np.ndarray:
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Take points (..., P, 2) through (..., 2, 3)."""
     return points @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+
+
+def condition_points(align: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Source landmarks (T, 68, 2) to the 39 points that may condition the model, in -1..1 of the crop: (T, 39, 2) f32."""
+    return (apply(align, landmarks)[:, CONDITION_POINTS] * 2 - 1).astype(np.float32)
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:

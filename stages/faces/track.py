@@ -76,7 +76,9 @@ class _Track:
         return self.frames[max(self.frames)]
 
 
-def locate_face(frames: Iterable[np.ndarray], fps: float, config: FaceConfig, reporter: Reporter, finder: FaceFinder | None = None) -> FaceTrack:
+def locate_face(
+    frames: Iterable[np.ndarray], fps: float, config: FaceConfig, reporter: Reporter, finder: FaceFinder | None = None
+) -> FaceTrack:
     """Follow the chosen person through `frames`, an iterable of (H, W, 3) u8; memory holds landmarks, never frames.
 
     Raises InputError when there is no face at all, or fewer persons than `config.face` asks for.

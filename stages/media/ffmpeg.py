@@ -55,6 +55,13 @@ def _unfit(binary: str) -> str:
     return f"lacks the encoders {', '.join(missing)}" if missing else ""
 
 
+@functools.cache
+def has_filter(name: str) -> bool:
+    """Whether our ffmpeg was built with this filter."""
+    listed, _, _ = run(["-filters"])
+    return re.search(rf"^ \S+ {name} ".encode(), listed, re.M) is not None
+
+
 def arg(path: Path) -> str:
     """A path as ffmpeg argument: never taken for an option or a protocol (`a:b.mp4`, `-x.mp4`, `data:...`)."""
     return f"file:{path}"

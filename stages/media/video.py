@@ -22,7 +22,6 @@ from stages.media.probe import MediaInfo, VideoInfo, keep_clock, probe
 
 __all__ = ["PHOTO_SUFFIXES", "VIDEO_SUFFIXES", "VideoReader", "VideoWriter", "is_photo", "read_photo"]
 
-SCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int"
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 """What VideoWriter writes."""
 MP4_AUDIO = {"aac", "mp3", "ac3", "eac3", "alac"}
@@ -88,8 +87,8 @@ X a picture that starts
         info = self.info
         beside = keep_clock(f"0:a:{self.media.audio.index}") if self.media.audio else []
         # Tags decide the matrix; a file without tags is read as BT.601, and written back the same way.
-        fields = ":interl=1" if info.interlaced else ""
-        convert = f"scale={info.width}:{info.height}:in_color_matrix={colour.scaler(info.matrix)}{fields}:{SCALE_FLAGS}"
+        tags = Colour(info.matrix, info.primaries, info.transfer, info.full_range)
+        convert = colour.to_rgb(tags, info.pixel_format, (info.width, info.height), woven=bool(info.interlaced))
         # On a grid of 1/fps from the start of the file, whether the decoder starts there or at a key frame before `first`.
         first = math.floor(self.start_seconds * info.fps + Fraction(1, 2))
         jump = seek(self.media, float(max(0, first - math.ceil(RUN_UP * info.fps)) / info.fps))
@@ -209,11 +208,11 @@ class VideoWriter:
         target = colour.encode_as(source)
         tags, mark = colour.options(target)
         pixel = "yuv444p" if self.size[0] % 2 or self.size[1] % 2 else "yuv420p"
-        convert = f"scale=out_color_matrix={colour.scaler(target.matrix)}:out_range={'pc' if target.full_range else 'tv'}:{SCALE_FLAGS}"
+        convert = colour.to_yuv(target, pixel, woven=bool(like and like.interlaced))
         woven: list[str] = []
         if like and like.interlaced:
             field = "tff" if like.interlaced == "top" else "bff"
-            convert, mark = f"{convert}:interl=1", f"{mark},setfield={field}"
+            mark += f",setfield={field}"
             woven = ["-flags", "+ildct+ilme", "-x264-params", f"{field}=1"]
-        filters = f"{convert},format={pixel},{mark}{shape}"
+        filters = f"{convert},{mark}{shape}"
         return ["-vf", filters, "-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), *woven, *tags]

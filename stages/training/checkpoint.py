@@ -20,7 +20,9 @@ KEEP_LAST = 2
 
 def save_weights(path: Path, model: nn.Module, *, dtype: torch.dtype | None = None) -> None:
     """Write a model's state as safetensors, whole or not at all."""
-    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors = {
+        k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in model.state_dict().items()
+    }
     with write_atomic(path) as part:
         part.write_bytes(save(tensors))  # save_file would leave the file readable by its owner only
 

@@ -14,7 +14,8 @@ class ClipSet:
 
     def __init__(self, clips: list[Clip], what: str):
         if not clips:
-            raise InputError(f"no clips to {what}: all are held out, or preprocess kept none; run `difftalk preprocess` with more videos, or with other shares")
+            how = "run `difftalk preprocess` with more videos, or with other shares"
+            raise InputError(f"no clips to {what}: all are held out, or preprocess kept none; {how}")
         self.clips = clips
         self.counts = np.array([c.facts["frames"] for c in clips])
         self.share = balanced(self.counts)

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from stages.artifacts import Artifact, Clip
 from stages.diffusion.loss import loss as diffusion_loss
 from stages.diffusion.render import Renderer, SampleConfig
-from stages.faces import apply
+from stages.faces import condition_points
 from stages.models.denoiser import Condition, Denoiser
-from stages.shapes import CONDITION_POINTS
 from stages.training.crops import ClipSet
 from stages.training.order import generator
 
@@ -63,15 +62,12 @@ def gather_windows(audio: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     return picked * (neighbours >= 0)[..., None, None]
 
 
-def condition_points(align: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Source landmarks (T, 68, 2) to the 39 condition points in -1..1 of the crop: (T, 39, 2) f32."""
-    return (apply(align, landmarks)[:, CONDITION_POINTS] * 2 - 1).astype(np.float32)
-
-
 class DenoisingTask:
     """A training.loop.Task. `config` is stages.train.Config, resolved."""
 
-    def __init__(self, model: Denoiser, renderer: Renderer, train: ClipSet, held_out: ClipSet, latents: Artifact, features: Artifact, config: Any):
+    def __init__(
+        self, model: Denoiser, renderer: Renderer, train: ClipSet, held_out: ClipSet, latents: Artifact, features: Artifact, config: Any
+    ):
         self.model, self.renderer, self.config = model, renderer, config
         self.train, self.held_out = train, held_out
         self.data, self.held_out_data = (Data(s.clips, latents, features) for s in (train, held_out))
@@ -79,7 +75,6 @@ class DenoisingTask:
         level = F.avg_pool2d(renderer.mask[None, None], renderer.first_stage.factor)
         level = 1 + (config.mouth_weight - 1) * renderer.crop(level)[0, 0]
         self.weight = level / level.mean()  # (h, w)
-        self.fixed_reference = {}  # (clip, frame) -> reference, for --reference fixed
 
     # -- drawing
 

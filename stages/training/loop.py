@@ -135,7 +135,8 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
             bar.note(f"loss {loss.item():.4f}")
             if journal:
                 took = time.monotonic() - tick
-                journal.add(step, loss=loss, gradient_norm=norm, data_share=waited / took, samples_per_second=config.batch / took, **figures)
+                rates = {"data_share": waited / took, "samples_per_second": config.batch / took}
+                journal.add(step, loss=loss, gradient_norm=norm, **rates, **figures)
             if step % config.validate_every == 0 or step == config.steps:
                 scores = _validate(task, ema.model, journal, step, accelerator, log)
             if step % config.save_every == 0:

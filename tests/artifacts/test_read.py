@@ -14,10 +14,13 @@ TEXTS = {"a-1": "alpha", "b-2": "beta"}
 
 
 def test_an_absent_artifact_names_its_command(tmp_path: Path) -> None:
-    for root in (tmp_path / "none", tmp_path / "file"):
-        (tmp_path / "file").write_text("")
-        with pytest.raises(ArtifactError, match=r"no clips artifact at .*: make it with `difftalk preprocess VIDEOS --out"):
-            read_artifact(root, "clips")
+    with pytest.raises(ArtifactError, match=r"no clips artifact at .*: make it with `difftalk preprocess VIDEOS --out .*/none`"):
+        read_artifact(tmp_path / "none", "clips")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"file is a file, .*`difftalk preprocess VIDEOS --out DIR`"):
+        read_artifact(tmp_path / "file", "clips")
+    with pytest.raises(ArtifactError, match=r"extract-audio '.*/a folder'`"):
+        read_artifact(tmp_path / "a folder" / "features", "features")
     with pytest.raises(ArtifactError, match=f"`difftalk extract-audio {tmp_path}`"):
         read_artifact(tmp_path / "features", "features")
 

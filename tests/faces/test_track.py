@@ -23,7 +23,8 @@ class Stage:
     def pictures(self):
         rng = np.random.default_rng(0)
         scene = {}
-        for self.at, (shot, _) in enumerate(self.frames):
+        for at, (shot, _) in enumerate(self.frames):
+            self.at = at
             yield scene.setdefault(shot, rng.integers(0, 255, (9, 16, 3)).astype(np.uint8).repeat(20, 0).repeat(20, 1))
 
     def _faces(self):

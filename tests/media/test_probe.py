@@ -109,7 +109,7 @@ def test_what_is_no_media_is_told(tmp_path: Path, content: bytes, message: str) 
 def test_absent_files_and_folders_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         probe(tmp_path / "none.mp4")
-    with pytest.raises(InputError, match="not a file"):
+    with pytest.raises(InputError, match="a folder"):
         probe(tmp_path)
 
 

@@ -90,8 +90,8 @@ def test_colours_and_their_tags_survive(tmp_path: Path, matrix: str, levels: str
     got = picture(path)
     assert (got.matrix, got.primaries, got.transfer, got.full_range) == (like.matrix, like.primaries, like.transfer, like.full_range)
     error = np.stack(list(VideoReader(path))).astype(int) - np.stack(frames)
-    assert np.abs(error).mean(axis=(0, 1, 2)).max() < (1.0 if levels == "tv" else 1.3)  # full range: as many steps of the encoder in fewer values
-    assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.35  # no shift of any channel
+    assert np.abs(error).mean(axis=(0, 1, 2)).max() < 1.0
+    assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.2  # no shift of any channel
 
 
 def test_the_file_itself_has_the_sources_yuv_values(tmp_path: Path) -> None:
