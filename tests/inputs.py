@@ -36,7 +36,13 @@ def make_bad_inputs(root: Path) -> None:
     write_wav(root / "silence.wav", np.zeros(SAMPLE_RATE // 2, np.int16))
     write_wav(root / "blip.wav", np.full(SAMPLE_RATE // 200, 900, np.int16))
     write_wav(root / "no samples.wav", np.zeros(0, np.int16))
-    video(root / "faceless.mp4", gradient(20), audio=SPEECH, audio_before=SECOND, options="-c:v libx264 -pix_fmt yuv420p -c:a aac".split())
+    video(
+        root / "faceless.mp4",
+        gradient(20),
+        audio=SPEECH,
+        audio_before=SECOND,
+        options="-c:v libx264 -pix_fmt yuv420p -c:a aac".split(),
+    )
     video(root / "silent.mp4", gradient(20))
     whole = (root / "faceless.mp4").read_bytes()
     (root / "truncated.mp4").write_bytes(whole[: len(whole) // 2])  # its index, the moov box, comes last
@@ -52,7 +58,14 @@ def make_odd_clips(root: Path) -> None:
     square = (256, 256)
     video(root / "three frames.mp4", frames[:3], audio=SPEECH, audio_before=SECOND, options=plain, size=square)
     odd = [np.ascontiguousarray(f[:251, :253]) for f in frames]
-    video(root / "odd.mp4", odd, audio=SPEECH, audio_before=SECOND, options=[*plain[:4], "-pix_fmt", "yuv444p", *plain[6:]], size=(253, 251))
+    video(
+        root / "odd.mp4",
+        odd,
+        audio=SPEECH,
+        audio_before=SECOND,
+        options=[*plain[:4], "-pix_fmt", "yuv444p", *plain[6:]],
+        size=(253, 251),
+    )
     video(root / "ntsc.mp4", frames, Fraction(30000, 1001), audio=SPEECH, audio_before=SECOND, options=plain, size=square)
     lying = [np.ascontiguousarray(np.rot90(f)) for f in frames]
     straight = video(root / "lying.mp4", lying, audio=SPEECH, audio_before=SECOND, options=plain, size=square)

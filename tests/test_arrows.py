@@ -84,7 +84,11 @@ def unfinished(name: str, source: str) -> list[str]:
     """Words of unfinished work, and paths that only one machine has."""
     wrong = [f"{name}: {word}" for word in ("TODO", "FIXME", "NotImplementedError") if re.search(rf"\b{word}\b", source)]
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"(?<![\w.])/(work|root|tmp|home)/", node.value):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.search(r"(?<![\w.])/(work|root|tmp|home)/", node.value)
+        ):
             wrong.append(f"{name}:{node.lineno}: a path of one machine: {node.value!r}")
     return wrong
 
@@ -111,7 +115,11 @@ def test_nothing_is_left_unfinished_or_bound_to_one_machine(package: str) -> Non
 
 
 def test_every_part_of_the_library_has_its_place() -> None:
-    found = {p.stem if p.is_file() else p.name for p in (ROOT / "stages").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    found = {
+        p.stem if p.is_file() else p.name
+        for p in (ROOT / "stages").iterdir()
+        if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
     assert found - {"__init__"} == STAGES | SHARED | BASE
 
 
@@ -120,7 +128,10 @@ def test_only_ffmpeg_py_starts_ffmpeg() -> None:
     wrong = [
         module_name(path)
         for path in modules("stages")
-        if any(t.split(".")[0] == "subprocess" for t in imports(ast.parse(path.read_text(encoding="utf-8")), module_name(path), False))
+        if any(
+            t.split(".")[0] == "subprocess"
+            for t in imports(ast.parse(path.read_text(encoding="utf-8")), module_name(path), False)
+        )
     ]
     assert set(wrong) <= allowed, wrong
 
@@ -165,7 +176,9 @@ def test_the_check_lets_right_arrows_pass_and_hears_noise() -> None:
     assert not noise("stages.infer", "console.print('x')")
 
 
-@pytest.mark.parametrize("source", ["x = 1  # TODO later", "raise NotImplementedError", "CACHE = '/tmp/cache'", "a = f'/root/{b}'"])
+@pytest.mark.parametrize(
+    "source", ["x = 1  # TODO later", "raise NotImplementedError", "CACHE = '/tmp/cache'", "a = f'/root/{b}'"]
+)
 def test_the_check_sees_unfinished_work_and_bound_paths(source: str) -> None:
     assert unfinished("stages.infer", source)
     assert not unfinished("stages.infer", "path = root / 'tmp/part'  # to do: nothing")

@@ -52,6 +52,17 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on several threads, most of all on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def difftalk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Difftalk:
     """Runs the program in this process: (exit code, stdout, stderr), those of child processes included."""
     from difftalk_cli.main import main
@@ -71,7 +82,19 @@ def difftalk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
     return run
 
 
-INFER = ["infer", "--audio", "{in}/speech.wav", "--ref", "{in}/face.mp4", "--model", "{in}/model", "--steps", "1", "-o", "{out}/out.mp4"]
+INFER = [
+    "infer",
+    "--audio",
+    "{in}/speech.wav",
+    "--ref",
+    "{in}/face.mp4",
+    "--model",
+    "{in}/model",
+    "--steps",
+    "1",
+    "-o",
+    "{out}/out.mp4",
+]
 
 
 def infer(**changed: str) -> list[str]:
@@ -113,16 +136,46 @@ ERRORS: list[tuple[str, list[str], int, list[str]]] = [
     ("out is another artifact", preprocess("face.mp4", out="{in}/model"), 3, ["{in}/model", "denoiser artifact", "--out"]),
     # -- extract-audio, train-vae, train: what they build on is not there
     ("audio of no folder", ["extract-audio", "{in}/nowhere"], 3, ["{in}/nowhere", "difftalk preprocess"]),
-    ("audio of no artifact", ["extract-audio", "{in}/no artifact"], 3, ["{in}/no artifact", "artifact.json", "difftalk preprocess"]),
-    ("audio of a model", ["extract-audio", "{in}/model"], 3, ["{in}/model", "is a denoiser artifact", "difftalk preprocess"]),
+    (
+        "audio of no artifact",
+        ["extract-audio", "{in}/no artifact"],
+        3,
+        ["{in}/no artifact", "artifact.json", "difftalk preprocess"],
+    ),
+    (
+        "audio of a model",
+        ["extract-audio", "{in}/model"],
+        3,
+        ["{in}/model", "is a denoiser artifact", "difftalk preprocess"],
+    ),
     ("audio of a video", ["extract-audio", "{in}/face.mp4"], 3, ["{in}/face.mp4", "is a file", "difftalk preprocess"]),
     ("deepspeech without model", ["extract-audio", "{in}/work", "--encoder", "deepspeech"], 2, ["--model FILE.onnx"]),
-    ("acoustic model that is none", ["extract-audio", "{in}/work", "--encoder", "deepspeech", "--model", "{in}/text.wav"], 3, ["text.wav"]),
-    ("vae of an unfinished folder", ["train-vae", "{in}/no artifact"], 3, ["{in}/no artifact", "has not ended", "difftalk preprocess"]),
-    ("vae at another size", ["train-vae", "{in}/work", "--resolution", "512"], 2, ["--resolution 512", "64 px", "preprocess --resolution 512"]),
+    (
+        "acoustic model that is none",
+        ["extract-audio", "{in}/work", "--encoder", "deepspeech", "--model", "{in}/text.wav"],
+        3,
+        ["text.wav"],
+    ),
+    (
+        "vae of an unfinished folder",
+        ["train-vae", "{in}/no artifact"],
+        3,
+        ["{in}/no artifact", "has not ended", "difftalk preprocess"],
+    ),
+    (
+        "vae at another size",
+        ["train-vae", "{in}/work", "--resolution", "512"],
+        2,
+        ["--resolution 512", "64 px", "preprocess --resolution 512"],
+    ),
     ("vae with no steps", ["train-vae", "{in}/work", "--steps", "-1"], 2, ["--steps -1", "at least 0"]),
     ("vae with an odd patch", ["train-vae", "{in}/work", "--patch", "50"], 2, ["--patch 50", "multiple of 32"]),
-    ("train without features", ["train", "{in}/work", "--features", "{in}/work/none"], 3, ["features artifact", "difftalk extract-audio"]),
+    (
+        "train without features",
+        ["train", "{in}/work", "--features", "{in}/work/none"],
+        3,
+        ["features artifact", "difftalk extract-audio"],
+    ),
     ("train without a first stage", ["train", "{in}/work"], 3, ["vae artifact", "{in}/work/vae-64", "difftalk train-vae"]),
     ("train with no steps", ["train", "{in}/work", "--steps", "0"], 2, ["--steps 0", "at least 1"]),
     ("train with no batch", ["train", "{in}/work", "--batch", "0"], 2, ["--batch 0", "at least 1"]),
@@ -130,13 +183,23 @@ ERRORS: list[tuple[str, list[str], int, list[str]]] = [
     ("audio missing", infer(audio="{in}/nowhere.wav"), 3, ["{in}/nowhere.wav", "no such file"]),
     ("reference missing", infer(ref="{in}/nowhere.mp4"), 3, ["{in}/nowhere.mp4", "no such file"]),
     ("audio that is text", infer(audio="{in}/text.wav"), 3, ["{in}/text.wav", "not a media file"]),
-    ("audio that is a silent video", infer(audio="{in}/silent.mp4"), 3, ["{in}/silent.mp4", "no audio track", "give a file with sound"]),
+    (
+        "audio that is a silent video",
+        infer(audio="{in}/silent.mp4"),
+        3,
+        ["{in}/silent.mp4", "no audio track", "give a file with sound"],
+    ),
     ("audio of 5 ms", infer(audio="{in}/blip.wav"), 3, ["{in}/blip.wav", "5 ms", "less than one frame", "longer recording"]),
     ("audio without samples", infer(audio="{in}/no samples.wav"), 3, ["{in}/no samples.wav", "track is empty"]),
     ("reference empty", infer(ref="{in}/empty.mp4"), 3, ["{in}/empty.mp4", "empty (0 bytes)"]),
     ("reference truncated", infer(ref="{in}/truncated.mp4"), 3, ["{in}/truncated.mp4", "ends before its index"]),
     ("reference that is sound", infer(ref="{in}/speech.wav"), 3, ["{in}/speech.wav", "no video stream"]),
-    ("reference without a face", infer(ref="{in}/faceless.mp4"), 3, ["{in}/faceless.mp4", "no face found", "must be at least"]),
+    (
+        "reference without a face",
+        infer(ref="{in}/faceless.mp4"),
+        3,
+        ["{in}/faceless.mp4", "no face found", "must be at least"],
+    ),
     ("photo that is broken", infer(ref="{in}/broken.jpg"), 3, ["{in}/broken.jpg", "not a picture"]),
     ("reference is a folder", infer(ref="{in}/no videos"), 3, ["{in}/no videos", "a folder", "give one video, photo"]),
     ("infer a face that is not there", infer(face="7"), 3, ["face.mp4", "--face 7", "only 1 face"]),
@@ -153,29 +216,71 @@ ERRORS: list[tuple[str, list[str], int, list[str]]] = [
     ("infer below a file", infer(out="{in}/a file/out.mp4"), 3, ["{in}/a file/out.mp4", "is a file", "-o"]),
     ("infer onto its reference", infer(out="{in}/face.mp4"), 2, ["{in}/face.mp4", "overwrite an input", "-o"]),
     # -- interpolate
-    ("interpolate nothing", ["interpolate", "{in}/nowhere.mp4", "-o", "{out}/o.mp4"], 3, ["{in}/nowhere.mp4", "no such file"]),
-    ("interpolate a photo", ["interpolate", "{in}/broken.jpg", "-o", "{out}/o.mp4"], 3, ["{in}/broken.jpg", "a photo", "give a video"]),
-    ("interpolate sound", ["interpolate", "{in}/speech.wav", "-o", "{out}/o.mp4"], 3, ["{in}/speech.wav", "no video stream"]),
+    (
+        "interpolate nothing",
+        ["interpolate", "{in}/nowhere.mp4", "-o", "{out}/o.mp4"],
+        3,
+        ["{in}/nowhere.mp4", "no such file"],
+    ),
+    (
+        "interpolate a photo",
+        ["interpolate", "{in}/broken.jpg", "-o", "{out}/o.mp4"],
+        3,
+        ["{in}/broken.jpg", "a photo", "give a video"],
+    ),
+    (
+        "interpolate sound",
+        ["interpolate", "{in}/speech.wav", "-o", "{out}/o.mp4"],
+        3,
+        ["{in}/speech.wav", "no video stream"],
+    ),
     ("interpolate onto itself", ["interpolate", "{in}/face.mp4", "-o", "{in}/face.mp4"], 2, ["overwrite its input", "-o"]),
-    ("interpolate to a strange suffix", ["interpolate", "{in}/face.mp4", "-o", "{out}/o.gif"], 2, ["cannot write .gif", ".mp4"]),
-    ("interpolate downwards", ["interpolate", "{in}/face.mp4", "-o", "{out}/o.mp4", "--fps", "10"], 2, ["--fps 10", "25 frames"]),
-    ("interpolate no artifact", ["interpolate", "{in}/no artifact", "-o", "{out}/o"], 3, ["{in}/no artifact", "difftalk infer --audio"]),
+    (
+        "interpolate to a strange suffix",
+        ["interpolate", "{in}/face.mp4", "-o", "{out}/o.gif"],
+        2,
+        ["cannot write .gif", ".mp4"],
+    ),
+    (
+        "interpolate downwards",
+        ["interpolate", "{in}/face.mp4", "-o", "{out}/o.mp4", "--fps", "10"],
+        2,
+        ["--fps 10", "25 frames"],
+    ),
+    (
+        "interpolate no artifact",
+        ["interpolate", "{in}/no artifact", "-o", "{out}/o"],
+        3,
+        ["{in}/no artifact", "difftalk infer --audio"],
+    ),
     # -- evaluate
     ("evaluate nothing", ["evaluate", "{in}/nowhere", "{in}/face.mp4"], 3, ["{in}/nowhere", "no such file"]),
     ("evaluate empty folders", ["evaluate", "{in}/no videos", "{in}/turned"], 3, ["{in}/no videos", "no videos there"]),
-    ("evaluate a file against a folder", ["evaluate", "{in}/face.mp4", "{in}/turned"], 2, ["{in}/turned", "two videos, or two folders"]),
+    (
+        "evaluate a file against a folder",
+        ["evaluate", "{in}/face.mp4", "{in}/turned"],
+        2,
+        ["{in}/turned", "two videos, or two folders"],
+    ),
     (
         "evaluate without a pair",
         ["evaluate", "{in}/more videos", "{in}/turned", "--out", "{out}/scores"],
         3,
         ["other name: no ground truth", "rotated: no generated video", "failures.jsonl in {out}/scores"],
     ),
-    ("unknown metric", ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--metrics", "beauty"], 2, ["--metrics beauty", "psnr"]),
+    (
+        "unknown metric",
+        ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--metrics", "beauty"],
+        2,
+        ["--metrics beauty", "psnr"],
+    ),
 ]
 
 
 @pytest.mark.parametrize(("args", "code", "words"), [row[1:] for row in ERRORS], ids=[row[0] for row in ERRORS])
-def test_wrong_input_is_told(args: list[str], code: int, words: list[str], inputs: Path, tmp_path: Path, difftalk: Difftalk) -> None:
+def test_wrong_input_is_told(
+    args: list[str], code: int, words: list[str], inputs: Path, tmp_path: Path, difftalk: Difftalk
+) -> None:
     def real(text: str) -> str:
         return text.replace("{in}", str(inputs)).replace("{out}", str(tmp_path))
 
@@ -234,18 +339,27 @@ def test_paths_with_spaces_quotes_and_markup_work(inputs: Path, tmp_path: Path, 
     assert (code, out) == (0, f"{work}\n"), err
     code, out, err = difftalk("extract-audio", str(work))
     assert (code, out) == (0, f"{work / 'features'}\n"), err
-    code, out, err = difftalk("evaluate", str(source), str(source), "--metrics", "psnr", "--out", str(tmp_path / "[b]scores"))
+    code, out, err = difftalk(
+        "evaluate", str(source), str(source), "--metrics", "psnr", "--out", str(tmp_path / "[b]scores")
+    )
     assert (code, out) == (0, f"{tmp_path / '[b]scores'}\n"), err
 
 
-def test_odd_sizes_rates_and_rotations_work_beside_clips_that_do_not(inputs: Path, tmp_path: Path, difftalk: Difftalk) -> None:
+def test_odd_sizes_rates_and_rotations_work_beside_clips_that_do_not(
+    inputs: Path, tmp_path: Path, difftalk: Difftalk
+) -> None:
     names = ["odd.mp4", "ntsc.mp4", "turned/rotated.mp4", "empty.mp4"]
     code, out, err = difftalk("preprocess", *(str(inputs / n) for n in names), "--out", str(tmp_path / "work"), "--json")
     assert code == 4, err
     report = json.loads(out)
     assert report["done"] == 3 and len(report["failed"]) == 1
-    assert [line for line in err.splitlines() if "warning" in line] == [f"warning: {inputs / 'empty.mp4'}: the file is empty (0 bytes)"]
-    facts = {p.parent.name.split("-")[0]: json.loads(p.read_text(encoding="utf-8"))["facts"] for p in tmp_path.glob("work/clips/*/clip.json")}
+    assert [line for line in err.splitlines() if "warning" in line] == [
+        f"warning: {inputs / 'empty.mp4'}: the file is empty (0 bytes)"
+    ]
+    facts = {
+        p.parent.name.split("-")[0]: json.loads(p.read_text(encoding="utf-8"))["facts"]
+        for p in tmp_path.glob("work/clips/*/clip.json")
+    }
     assert facts["odd"]["size"] == [253, 251]
     assert facts["ntsc"]["fps"] == "30000/1001"
     assert {name: (f["frames"], f["frames_total"]) for name, f in facts.items()} == dict.fromkeys(facts, (15, 15))
@@ -261,7 +375,7 @@ def test_odd_sizes_rates_and_rotations_work_beside_clips_that_do_not(inputs: Pat
     ],
 )
 def test_infer_takes_any_face_and_any_sound(
-    ref: str, audio: str, size: list[int], frames: int, inputs: Path, tmp_path: Path, difftalk: Difftalk
+    ref: str, audio: str, size: list[int], frames: int, inputs: Path, tmp_path: Path, difftalk: Difftalk, one_thread: None
 ) -> None:
     args = infer(ref=str(inputs / ref), audio=str(inputs / audio))
     code, out, err = difftalk(*(a.replace("{in}", str(inputs)).replace("{out}", str(tmp_path)) for a in args))

@@ -50,7 +50,8 @@ def stream_audio(
         if not got:
             text = ffmpeg.read_errors(errors)
             past = f" at or after {start_seconds:.3f} s" if start_seconds else ""
-            raise InputError(f"{path}: no sound{past} can be decoded: {ffmpeg.last_line(text, code) if code or text else 'its track is empty'}", detail=ffmpeg.tail(text))
+            why = ffmpeg.last_line(text, code) if code or text else "its track is empty"
+            raise InputError(f"{path}: no sound{past} can be decoded: {why}", detail=ffmpeg.tail(text))
 
 
 def read_audio(path: Path, *, info: MediaInfo | None = None, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:

@@ -41,8 +41,7 @@ def seek(media: MediaInfo, seconds: float) -> list[str]:
 class VideoReader:
     """Iterate a video's frames, (H, W, 3) u8 RGB, turned upright, at its constant rate.
 
-    Frame i is what is shown at start_seconds + i/fps after the start of the file (of sound and picture together), so
-X a picture that starts
+    Frame i is what is shown at start_seconds + i/fps after the start of the file (of sound and picture together), so a picture that starts
     late stands its first frame. `start_seconds` is exact in every container; `frames` limits how many are read.
     After the loop `frames_read` and `warning` (a damaged tail) tell how it went. Frames are read-only arrays.
     Raises InputError when there is no video or not one frame can be decoded.

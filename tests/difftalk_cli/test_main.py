@@ -90,7 +90,9 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"difftalk {stages.__version__}\n")
 
 
-@pytest.mark.parametrize("args", [["nothing-like-it"], ["preprocess"], ["preprocess", "x", "--out", "y", "--no-such-option"], []])
+@pytest.mark.parametrize(
+    "args", [["nothing-like-it"], ["preprocess"], ["preprocess", "x", "--out", "y", "--no-such-option"], []]
+)
 def test_wrong_usage_exits_2_and_leaves_stdout_empty(args: list[str]) -> None:
     done = difftalk(*args)
     assert done.returncode == 2
@@ -171,7 +173,11 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     os.close(read)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", SMALL, "small", "work", "--quiet"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=120
+            [sys.executable, "-c", SMALL, "small", "work", "--quiet"],
+            cwd=ROOT,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=120,
         )
     finally:
         os.close(write)

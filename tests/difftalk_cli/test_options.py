@@ -21,7 +21,9 @@ STAGE_COMMANDS = [name for name in COMMANDS if name not in ("weights", "doctor")
 
 
 def facts_of(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
-    code = build(small_command, "small", "A small command.").main(args=[*args, "--json"], prog_name="small", standalone_mode=False)
+    code = build(small_command, "small", "A small command.").main(
+        args=[*args, "--json"], prog_name="small", standalone_mode=False
+    )
     assert code == 0
     return json.loads(capsys.readouterr().out)["facts"]
 
@@ -41,7 +43,9 @@ def test_every_kind_of_field_becomes_an_option(capsys: pytest.CaptureFixture[str
     assert facts["workers"] == 3 and facts["shard"] == [1, 4]
 
 
-def test_help_shows_field_docstrings_defaults_and_choices(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shows_field_docstrings_defaults_and_choices(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     build(small_command, "small", "A small command.").main(args=["--help"], prog_name="small", standalone_mode=False)
     shown = " ".join(capsys.readouterr().out.split())
@@ -105,7 +109,9 @@ def test_no_two_options_of_a_command_share_a_name(name: str) -> None:
     module = importlib.import_module(f"difftalk_cli.commands.{name.replace('-', '_')}")
     own = [p for p in inspect.signature(module.call).parameters.values() if p.kind is p.KEYWORD_ONLY]
     config = importlib.import_module(module.STAGE).Config
-    names = [p.name for p in own] + [f.name for f in dataclasses.fields(config)] + list(module.RUNTIME) + list(OUTPUT_OPTIONS)
+    names = (
+        [p.name for p in own] + [f.name for f in dataclasses.fields(config)] + list(module.RUNTIME) + list(OUTPUT_OPTIONS)
+    )
     assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
 
 

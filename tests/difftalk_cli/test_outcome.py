@@ -146,7 +146,12 @@ except typer.Exit as end:
     sys.exit(40 + end.exit_code)
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     gone, kept = (process.stdout, process.stderr) if channel == "stdout" else (process.stderr, process.stdout)
     assert gone and kept and process.stdin

@@ -39,7 +39,14 @@ def terminal(level: str = "info") -> tuple[TerminalReporter, io.StringIO]:
     reporter = TerminalReporter(level)
     assert reporter.console.stderr
     reporter.console = Console(
-        file=shown, force_terminal=True, width=160, markup=False, highlight=False, soft_wrap=True, emoji=False, legacy_windows=False
+        file=shown,
+        force_terminal=True,
+        width=160,
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+        emoji=False,
+        legacy_windows=False,
     )
     return reporter, shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import wave
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.media import ffmpeg_binary
+from stages.media import MediaInfo, ffmpeg_binary, probe
 
 SIZE = (160, 120)
 BITS = 12
@@ -83,6 +84,12 @@ def video(
         del chosen[at : at + 2]
     ffmpeg(*before, *raw(fps, size), *sound, *chosen, f"file:{path}", stdin=b"".join(p.tobytes() for p in pictures))
     return path
+
+
+@functools.cache
+def known(path: Path) -> MediaInfo:
+    """probe, once for a made clip that does not change any more."""
+    return probe(path)
 
 
 def clicks(path: Path, seconds: float, at: Iterable[float], rate: int = 48_000, channels: int = 1) -> Path:

@@ -16,25 +16,31 @@ import pytest
 
 from stages.errors import InputError
 from stages.media import VideoReader, ffmpeg_binary, probe
-from tests.media.made import CONTAINERS, coded, ffmpeg, number, variable, video
+from tests.media.made import CONTAINERS, coded, ffmpeg, known, number, variable, video
 
 RATES = ["24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60", "15", "25/2"]
 
 
 def numbers(path: Path, start_seconds: float = 0.0, frames: int | None = None) -> list[int]:
-    return [number(f) for f in VideoReader(path, start_seconds=start_seconds, frames=frames)]
+    return [number(f) for f in VideoReader(path, info=known(path), start_seconds=start_seconds, frames=frames)]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Fifty frames in every container; a key frame is every 12th."""
+    folder = tmp_path_factory.mktemp("clips")
+    return {kind: video(folder / f"a.{kind}", 50) for kind in CONTAINERS}
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_every_frame_of_every_container_in_order(tmp_path: Path, kind: str) -> None:
-    reader = VideoReader(video(tmp_path / f"a.{kind}", 30))
-    assert [number(f) for f in reader] == list(range(30))
-    assert (reader.info.fps, reader.info.variable, reader.frames_read, reader.warning) == (25, False, 30, "")
+def test_every_frame_of_every_container_in_order(clips: dict[str, Path], kind: str) -> None:
+    reader = VideoReader(clips[kind])
+    assert [number(f) for f in reader] == list(range(50))
+    assert (reader.info.fps, reader.info.variable, reader.frames_read, reader.warning) == (25, False, 50, "")
     assert reader.shape == (120, 160, 3)
 
 
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+@pytest.mark.parametrize(("kind", "rate"), [*(("mp4", rate) for rate in RATES), *(("mkv", rate) for rate in RATES[::3])])
 def test_the_rate_is_exact_and_no_frame_is_lost_or_repeated(tmp_path: Path, kind: str, rate: str) -> None:
     path = video(tmp_path / f"a.{kind}", 40, rate)
     info = probe(path).video
@@ -43,10 +49,9 @@ def test_the_rate_is_exact_and_no_frame_is_lost_or_repeated(tmp_path: Path, kind
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_a_start_is_exact_in_every_container(tmp_path: Path, kind: str) -> None:
-    path = video(tmp_path / f"a.{kind}", 50)
-    for first in (1, 11, 12, 13, 37, 49):  # a key frame is every 12th
-        assert numbers(path, first / 25, 2) == list(range(first, min(first + 2, 50)))
+def test_a_start_is_exact_in_every_container(clips: dict[str, Path], kind: str) -> None:
+    for first in (1, 23, 24, 37, 49):
+        assert numbers(clips[kind], first / 25, 2) == list(range(first, min(first + 2, 50)))
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
@@ -54,30 +59,30 @@ def test_a_start_is_exact_in_every_container(tmp_path: Path, kind: str) -> None:
 def test_a_start_is_exact_far_from_a_key_frame_and_at_odd_rates(tmp_path: Path, kind: str, rate: str) -> None:
     options = "-c:v libx264 -preset ultrafast -bf 3 -g 500 -pix_fmt yuv420p".split()
     path = video(tmp_path / f"a.{kind}", 100, rate, options=options)
-    for first in (1, 20, 55, 99):
+    for first in (1, 55, 99):
         assert numbers(path, float(first / Fraction(rate)), 1) == [first]
 
 
-def test_a_start_is_exact_with_open_groups_and_without_an_index(tmp_path: Path) -> None:
+def test_a_start_is_exact_with_open_groups_and_without_an_index(tmp_path: Path, clips: dict[str, Path]) -> None:
     opened = "-c:v libx264 -preset veryfast -x264-params keyint=12:open-gop=1:bframes=3 -pix_fmt yuv420p".split()
     fragments = [*CONTAINERS["mp4"][:-2], "-movflags", "frag_keyframe+empty_moov"]
     paths = [video(tmp_path / "a.mp4", 50, options=opened), video(tmp_path / "b.mp4", 50, options=fragments), tmp_path / "c.webm"]
-    command = [ffmpeg_binary(), "-v", "error", "-i", str(video(tmp_path / "d.webm", 50)), "-c", "copy", "-f", "webm", "-"]
+    command = [ffmpeg_binary(), "-v", "error", "-i", str(clips["webm"]), "-c", "copy", "-f", "webm", "-"]
     paths[2].write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)  # a pipe has no index
     for path in paths:
         assert numbers(path) == list(range(50))
-        assert [numbers(path, first / 25, 1) for first in (12, 13, 40)] == [[12], [13], [40]], path
+        assert [numbers(path, first / 25, 1) for first in (24, 40)] == [[24], [40]], path
 
 
-def test_a_start_between_frames_takes_the_nearest(tmp_path: Path) -> None:
-    path = video(tmp_path / "a.mp4", 30)
+def test_a_start_between_frames_takes_the_nearest(clips: dict[str, Path]) -> None:
+    path = clips["mp4"]
     assert [numbers(path, 20.4 / 25, 1), numbers(path, 20.6 / 25, 1)] == [[20], [21]]
 
 
-def test_a_start_after_the_end_is_an_error(tmp_path: Path) -> None:
+def test_a_start_after_the_end_is_an_error(clips: dict[str, Path]) -> None:
     for kind in ("mp4", "ts"):
         with pytest.raises(InputError, match=r"no frame at or after 9\.000 s"):
-            numbers(video(tmp_path / f"a.{kind}", 10), 9.0)
+            numbers(clips[kind], 9.0)
 
 
 # -- variable frame rate
@@ -94,7 +99,7 @@ UNEVEN = {
 def test_a_variable_rate_is_read_at_a_constant_one_each_frame_at_its_moment(tmp_path: Path, kind: str, name: str) -> None:
     shown = UNEVEN[name]
     path = variable(tmp_path / f"a.{kind}", shown)
-    reader = VideoReader(path)
+    reader = VideoReader(path, info=known(path))
     fps = reader.info.fps
     assert reader.info.variable and fps in (25, 100)
     places = [(math.floor(t * fps / 100 + Fraction(1, 2)), t) for t in shown]
@@ -102,7 +107,7 @@ def test_a_variable_rate_is_read_at_a_constant_one_each_frame_at_its_moment(tmp_
     found = [number(f) for f in reader]
     held = found[len(expected) :]  # the last frame lasts as long as the container says
     assert found[: len(expected)] == expected and set(held) <= {expected[-1]} and len(held) <= 8
-    for first in (7, 25, 38):
+    for first in (25, 38):
         assert numbers(path, float(first / fps), 2) == expected[first : first + 2]
 
 
@@ -164,8 +169,8 @@ def test_the_colour_tag_decides_the_matrix(tmp_path: Path, matrix: str) -> None:
     assert np.abs(next(iter(VideoReader(path))).astype(int) - colour).max() <= 4
 
 
-def test_frames_are_read_only_arrays_of_their_own(tmp_path: Path) -> None:
-    frames = list(VideoReader(video(tmp_path / "a.mp4", 3)))
+def test_frames_are_read_only_arrays_of_their_own(clips: dict[str, Path]) -> None:
+    frames = list(VideoReader(clips["mp4"], frames=3))
     assert all(not f.flags.writeable and f.dtype == np.uint8 for f in frames)
     assert [number(f) for f in frames] == [0, 1, 2]
 
@@ -173,8 +178,8 @@ def test_frames_are_read_only_arrays_of_their_own(tmp_path: Path) -> None:
 # -- running it
 
 
-def test_frames_limits_and_reading_again_starts_anew(tmp_path: Path) -> None:
-    reader = VideoReader(video(tmp_path / "a.mp4", 10), frames=4)
+def test_frames_limits_and_reading_again_starts_anew(clips: dict[str, Path]) -> None:
+    reader = VideoReader(clips["mp4"], frames=4)
     for _ in "xy":
         assert [number(f) for f in reader] == [0, 1, 2, 3] and reader.frames_read == 4
 
@@ -211,17 +216,18 @@ def test_leaving_the_loop_leaves_no_ffmpeg(tmp_path: Path) -> None:
 
 
 PEAK = (
-    "import sys, resource, pathlib; from stages.media import VideoReader\n"
+    "import sys, pathlib; from stages.media import VideoReader\n"
     "n = sum(1 for _ in VideoReader(pathlib.Path(sys.argv[1])))\n"
-    "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    "print(n, pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
 )
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     peaks = []
     for seconds in (10, 60):
         path = tmp_path / f"{seconds}.mp4"
-        ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=320x240:r=25:d={seconds}", "-c:v", "libx264", "-preset", "ultrafast", path)
+        ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=320x240:r=25:d={seconds}", "-c:v", "mpeg4", "-q:v", 9, path)
         done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
         frames, kilobytes = map(int, done.stdout.split())
         assert frames == 25 * seconds
@@ -267,8 +273,9 @@ ODD = ["two words.mp4", "it's \"quoted\".mp4", "100%d.mp4", "-dash.mp4", "co:lon
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_file_may_be_called_anything(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = video(tmp_path / "a.mp4", 3).rename(tmp_path / name)
-    assert numbers(path) == [0, 1, 2]
+def test_a_file_may_be_called_anything(tmp_path: Path, clips: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / name
+    path.write_bytes(clips["mp4"].read_bytes())
+    assert numbers(path, frames=3) == [0, 1, 2]
     monkeypatch.chdir(tmp_path)
-    assert numbers(Path(name)) == [0, 1, 2]
+    assert [number(f) for f in VideoReader(Path(name), frames=3)] == [0, 1, 2]
