@@ -19,7 +19,7 @@ ZIMG = {"": "470bg", "bt470bg": "470bg", "smpte170m": "170m", "bt709": "709", "b
 """Tag -> zscale's name."""
 SCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int"
 OPTION = {"bt470m": "gamma22", "bt470bg": "gamma28"}
-"""Transfers that ffmpeg prints under one name and before version 6 takes under another."""
+"""Transfers that ffmpeg prints under one name and took under another for long."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _exact(colour: Colour, woven: bool) -> str:
 
 
 def options(colour: Colour, *, rgb: bool = False) -> tuple[list[str], str]:
-    """Encoder options and a filter that say the same: older versions listen to the first, newer to the second.
+    """Encoder options and a filter that say the same: version 7 listens to the first, later ones to the second.
 
     `rgb`: an RGB encode, which has neither matrix nor range to tell.
     """

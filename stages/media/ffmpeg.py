@@ -16,7 +16,7 @@ from typing import IO
 
 from stages.errors import InputError, UsageError
 
-OLDEST = (4, 2)
+OLDEST = (7, 0)
 """The oldest version that the tests were run with."""
 
 
@@ -39,7 +39,7 @@ def ffmpeg_binary() -> str:
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError:
-        raise UsageError("no ffmpeg for this platform comes with the installation: install ffmpeg (4.2 or newer, with libx264)") from None
+        raise UsageError("no ffmpeg for this platform comes with the installation: install ffmpeg (7.0 or newer, with libx264)") from None
 
 
 def _unfit(binary: str) -> str:

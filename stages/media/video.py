@@ -94,7 +94,7 @@ class VideoReader:
         skipped = math.floor(Fraction(jump[1]) * info.fps + Fraction(1, 2)) if jump else 0
         end = "pass" if info.variable else "round"  # an uneven file may end with a frame shorter than 1/fps
         # The filter puts every frame on its nearest place; what it has no frame for (a late start), -r fills at the end.
-        grid = f"setpts=PTS-{info.lead:.6f}/TB,fps={info.fps}:round=near:eof_action={end},trim=start_pts={first - skipped},setpts=PTS-{first - skipped}"
+        grid = f"setpts=PTS-{info.lead:.6f}/TB,fps={info.fps}:start_time=0:round=near:eof_action={end},trim=start_pts={first - skipped},setpts=PTS-{first - skipped}"
         limit = ["-frames:v", str(self.frames)] if self.frames is not None else []
         return [
             # One set of filters for a file whose picture changes its size on the way: a new one would lose its place in time.

@@ -14,7 +14,7 @@ TEXTS = {"a-1": "alpha", "b-2": "beta"}
 
 
 def test_an_absent_artifact_names_its_command(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no clips artifact at .*: make it with `difftalk preprocess VIDEOS --out .*none`"):
+    with pytest.raises(ArtifactError, match=r"no clips artifact at .*: make it with `difftalk preprocess .*none`"):
         read_artifact(tmp_path / "none", "clips")
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match=r"file is a file, .*`difftalk preprocess VIDEOS --out DIR`"):

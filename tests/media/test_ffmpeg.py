@@ -27,7 +27,7 @@ def binary(folder: Path, version: str = "7.1", encoders: str = "libx264 libx264r
     return path
 
 
-@pytest.mark.parametrize("version", ["7.1", "4.2.7-0ubuntu0.1", "5.1.6-0+deb12u1", "n9.0.2-17-g2a571b6068-20260930", "N-113000-gabc", "git-2024"])
+@pytest.mark.parametrize("version", ["7.1", "7.0.2-static https://x", "8.0-1+deb14u1", "n9.0.2-17-g2a571b6068-20260930", "N-113000-gabc", "git-2024"])
 def test_the_one_on_path_is_taken_when_it_can_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     path = binary(tmp_path / "bin", version)
     monkeypatch.setenv("PATH", str(path.parent))
@@ -35,7 +35,7 @@ def test_the_one_on_path_is_taken_when_it_can_do_the_work(tmp_path: Path, monkey
     assert ffmpeg_binary() == str(path)
 
 
-@pytest.mark.parametrize("how", [{"version": "4.1.9"}, {"version": "3.4.11-0ubuntu"}, {"encoders": "libopenh264 aac"}, {"encoders": "libx264 aac"}])
+@pytest.mark.parametrize("how", [{"version": "6.1.1-3ubuntu5"}, {"version": "4.4.2-0ubuntu"}, {"encoders": "libopenh264 aac"}, {"encoders": "libx264 aac"}])
 def test_one_that_cannot_gives_way_to_the_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, str]) -> None:
     import imageio_ffmpeg
 
@@ -49,7 +49,7 @@ def test_one_that_cannot_gives_way_to_the_installed_one(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("how", "problem"),
-    [({"version": "4.1"}, r"is version 4\.1, needed is 4\.2"), ({"encoders": "aac"}, "lacks the encoders libx264, libx264rgb")],
+    [({"version": "6.1"}, r"is version 6\.1, needed is 7\.0"), ({"encoders": "aac"}, "lacks the encoders libx264, libx264rgb")],
 )
 def test_a_named_one_that_cannot_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, str], problem: str) -> None:
     monkeypatch.setenv("DIFFTALK_FFMPEG", str(binary(tmp_path / "bin", **how)))

@@ -199,7 +199,7 @@ def packets(path: Path) -> list[str]:
     """Digest of each packet of the first sound stream."""
     command = [ffmpeg_binary(), "-v", "error", "-i", str(path), "-map", "0:a:0", "-c", "copy", "-f", "framehash", "-hash", "md5", "-"]
     out = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    return [line.rsplit(",", 1)[1].strip() for line in out.splitlines() if not line.startswith("#")]
+    return [line.split(",")[5].strip() for line in out.splitlines() if not line.startswith("#")]
 
 
 def spoken(tmp_path: Path, name: str, *options: str, rate: int = 48_000, channels: int = 2) -> Path:
@@ -210,7 +210,7 @@ def spoken(tmp_path: Path, name: str, *options: str, rate: int = 48_000, channel
 @pytest.mark.parametrize(
     ("name", "codec", "out"),
     [("a.m4a", "aac", "o.mp4"), ("a.mp3", "libmp3lame", "o.mp4"), ("a.m4a", "alac", "o.mp4"), ("a.ac3", "ac3", "o.mp4"), ("a.m4a", "aac", "o.mov"),
-     ("a.wav", "pcm_s16le", "o.mov"), ("a.wav", "pcm_s16le", "o.mkv"), ("a.flac", "flac", "o.mkv"), ("a.ogg", "libopus", "o.mkv")],
+     ("a.wav", "pcm_s16le", "o.mov"), ("a.wav", "pcm_s16le", "o.mkv"), ("a.flac", "flac", "o.mkv"), ("a.ogg", "libopus", "o.mkv"), ("a.ogg", "libvorbis", "o.mkv")],
 )  # fmt: skip
 def test_sound_is_copied_bit_for_bit_where_the_container_takes_it(tmp_path: Path, name: str, codec: str, out: str) -> None:
     sound = spoken(tmp_path, name, "-c:a", codec)
