@@ -8,7 +8,8 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import typer
 
@@ -49,7 +50,7 @@ def tell(text: str) -> None:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
     except (BrokenPipeError, ValueError):
-        pass  # nobody listens
+        silence(sys.stderr)
 
 
 def _print_result(report: Report, as_json: bool) -> None:
@@ -62,8 +63,13 @@ def _print_result(report: Report, as_json: bool) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # the reader has gone; Python would complain once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+
+
+def silence(stream: TextIO) -> None:
+    """Nobody reads `stream` any more: let the rest go nowhere, or Python ends with 120 when it flushes it at exit."""
+    with suppress(OSError, ValueError, AttributeError):  # a stream without a file needs nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _keep_trace() -> str:

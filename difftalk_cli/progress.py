@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from difftalk_cli.outcome import tell
 from stages.runtime import Progress, Reporter
 
 LINE_SECONDS = 15.0
@@ -35,11 +36,7 @@ class LineReporter(Reporter):
         self._write(f"warning: {message}")
 
     def _write(self, text: str) -> None:
-        try:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # the work matters more than who watches it
+        tell(text)  # the work matters more than who watches it
 
     @contextmanager
     def progress(self, title: str, total: float | None, unit: str = "") -> Iterator[Progress]:

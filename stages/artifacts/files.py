@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages.errors import DiskError
 
 NO_ROOM = {
@@ -122,6 +124,18 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         if f.tell() and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n":
             f.write(b"\n")
         f.write(encode(json.dumps(record, ensure_ascii=False) + "\n"))
+
+
+def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy file to fill in place, of zeros. Its room on the disk is taken at once.
+
+    Without that, a disk that fills up kills the process (SIGBUS) at the first write beyond its end. Raises DiskError.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with explain_os_errors(path), path.open("r+b") as f:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def replace_tree(built: Path, final: Path, trash: Path) -> None:

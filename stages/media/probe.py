@@ -120,7 +120,8 @@ def _audio(streams: list[str]) -> AudioInfo | None:
 
 
 def _video(path: Path, streams: list[str], audio: AudioInfo | None) -> VideoInfo | None:
-    pictures = [s for s in streams if re.match(r"\s+Stream #0:\S+: Video: ", s) and not re.search(r"\(attached pic\)|\(timed thumbnails\)", s)]
+    stills = re.compile(r"\(attached pic\)|\(timed thumbnails\)")
+    pictures = [s for s in streams if re.match(r"\s+Stream #0:\S+: Video: ", s) and not stills.search(s)]
     if not pictures:
         return None
     block = pictures[0]

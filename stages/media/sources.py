@@ -47,7 +47,8 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
     if not found:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise InputError(f"{', '.join(map(str, inputs))}: no videos there (files ending in {suffixes})")
-    annotations = {root: read_annotations(root) for root in set(found.values())}
+    # Beside a single file only its own folder is looked at: it may be somebody's home.
+    annotations = {root: read_annotations(root, nested=root in inputs) for root in set(found.values())}
     sources: list[Source] = []
     for path in sorted(found):
         intervals, boxes = annotations[found[path]]
@@ -63,14 +64,15 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
 Box = tuple[int, int, int, int]
 
 
-def read_annotations(folder: Path) -> tuple[dict[str, list[tuple[float, float]]], dict[str, Box]]:
-    """HDTF's interval and window files below `folder`: video -> [(start, end) s], clip -> (x, y, w, h).
+def read_annotations(folder: Path, *, nested: bool = True) -> tuple[dict[str, list[tuple[float, float]]], dict[str, Box]]:
+    """HDTF's interval and window files in `folder` (and below, if `nested`): video -> [(start, end) s], clip -> (x, y, w, h).
 
     Raises InputError for a line that cannot be read.
     """
+    deep = "**/" if nested else ""
     intervals: dict[str, list[tuple[float, float]]] = {}
     boxes: dict[str, Box] = {}
-    for path in sorted(folder.rglob("*_annotion_time.txt")):
+    for path in sorted(folder.glob(f"{deep}*_annotion_time.txt")):
         for number, line in _lines(path):
             name, *spans = line.split()
             times = [re.fullmatch(r"(\d+):(\d+)-(\d+):(\d+)", span) for span in spans]
@@ -80,7 +82,7 @@ def read_annotations(folder: Path) -> tuple[dict[str, list[tuple[float, float]]]
             intervals[name] = [(60.0 * a + b, 60.0 * c + d) for a, b, c, d in pairs]
             if any(end <= start for start, end in intervals[name]):
                 raise InputError(f"{path}, line {number}: an interval ends before it starts: {line!r}")
-    for path in sorted(folder.rglob("*_crop_wh.txt")):
+    for path in sorted(folder.glob(f"{deep}*_crop_wh.txt")):
         for number, line in _lines(path):
             name, *values = line.split()
             try:

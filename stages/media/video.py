@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from stages.artifacts.files import explain_os_errors, make_folder
-from stages.errors import InputError, UsageError
+from stages.errors import InputError
 from stages.media import colour, ffmpeg
 from stages.media.colour import Colour
 from stages.media.photo import PHOTO_SUFFIXES, is_photo, read_photo
@@ -41,8 +41,9 @@ def seek(media: MediaInfo, seconds: float) -> list[str]:
 class VideoReader:
     """Iterate a video's frames, (H, W, 3) u8 RGB, turned upright, at its constant rate.
 
-    Frame i is what is shown at start_seconds + i/fps after the start of the file (of sound and picture together), so a picture that starts
-    late stands its first frame. `start_seconds` is exact in every container; `frames` limits how many are read.
+    Frame i is what is shown at start_seconds + i/fps after the start of the file (of sound and picture together), so
+    that frames and `read_audio` share one clock; times are rounded to the nearest 1/fps. A picture that starts late is
+    preceded by its first frame. `start_seconds` is exact in every container; `frames` limits how many are read.
     After the loop `frames_read` and `warning` (a damaged tail) tell how it went. Frames are read-only arrays.
     Raises InputError when there is no video or not one frame can be decoded.
     """
@@ -88,18 +89,18 @@ class VideoReader:
         # Tags decide the matrix; a file without tags is read as BT.601, and written back the same way.
         tags = Colour(info.matrix, info.primaries, info.transfer, info.full_range)
         convert = colour.to_rgb(tags, info.pixel_format, (info.width, info.height), woven=bool(info.interlaced))
-        # On a grid of 1/fps from the start of the file, whether the decoder starts there or at a key frame before `first`.
+        # On a grid of 1/fps from the start of the file, whether decoding starts there or at a key frame before `first`.
         first = math.floor(self.start_seconds * info.fps + Fraction(1, 2))
         jump = seek(self.media, float(max(0, first - math.ceil(RUN_UP * info.fps)) / info.fps))
-        skipped = math.floor(Fraction(jump[1]) * info.fps + Fraction(1, 2)) if jump else 0
+        skip = first - math.floor(Fraction(jump[1] if jump else 0) * info.fps + Fraction(1, 2))
         end = "pass" if info.variable else "round"  # an uneven file may end with a frame shorter than 1/fps
-        # The filter puts every frame on its nearest place; what it has no frame for (a late start), -r fills at the end.
-        grid = f"setpts=PTS-{info.lead:.6f}/TB,fps={info.fps}:start_time=0:round=near:eof_action={end},trim=start_pts={first - skipped},setpts=PTS-{first - skipped}"
+        grid = f"setpts=PTS-{info.lead:.6f}/TB,fps={info.fps}:start_time=0:round=near:eof_action={end}"
+        filters = f"{convert},{grid},trim=start_pts={skip},setpts=PTS-{skip}"
         limit = ["-frames:v", str(self.frames)] if self.frames is not None else []
         return [
-            # One set of filters for a file whose picture changes its size on the way: a new one would lose its place in time.
-            "-v", "error", *jump, "-reinit_filter", "0", *ffmpeg.source(self.path), "-map", "0:V:0", "-an", "-sn", "-vf", f"{convert},{grid}",
-            "-r", str(info.fps), *limit, "-f", "rawvideo", "-pix_fmt", "rgb24", "-", *beside,
+            # One set of filters for a file whose picture changes its size on the way: a new one would lose its place.
+            "-v", "error", *jump, "-reinit_filter", "0", *ffmpeg.source(self.path), "-map", "0:V:0", "-an", "-sn",
+            "-vf", filters, "-r", str(info.fps), *limit, "-f", "rawvideo", "-pix_fmt", "rgb24", "-", *beside,
         ]  # fmt: skip
 
 
@@ -109,7 +110,8 @@ class VideoWriter:
     The caller gives a temporary path (see artifacts.write_atomic): a block that fails leaves nothing to be used.
     `like` gives the colour tags and pixel shape of the source. `audio` is copied without re-encoding where the
     container takes its codec, else encoded to AAC at its own sample rate and channels; never resampled.
-    `lossless` keeps every RGB value exactly (H.264 4:4:4 RGB); `key_frames` is then the distance between them. Odd sizes are kept, as 4:4:4.
+    `lossless` keeps every RGB value exactly (H.264 4:4:4 RGB); `key_frames` is then the distance between them. Odd sizes
+    are kept, as 4:4:4.
     Raises InputError when ffmpeg refuses; ArtifactError when the disk does.
     """
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.artifacts import make_folder, write_atomic, write_json
+from stages.artifacts import make_folder, new_array, write_atomic, write_json
 from stages.artifacts.files import append_line, explain_os_errors, read_json, replace_tree
 from stages.errors import ArtifactError, DiskError
 
@@ -169,3 +170,27 @@ def test_replace_tree_takes_the_place_of_anything(tmp_path: Path) -> None:
         make(final)
         replace_tree(built, final, tmp_path / "trash")
         assert (final / "x").read_text() == "new" and not built.exists() and not (tmp_path / "trash").exists()
+
+
+def test_a_new_array_is_filled_in_place(tmp_path: Path) -> None:
+    array = new_array(tmp_path / "a.npy", np.uint8, (3, 4))
+    array[1] = 7
+    array.flush()
+    assert np.load(tmp_path / "a.npy").tolist() == [[0] * 4, [7] * 4, [0] * 4]
+
+
+ARRAY = (
+    "import sys, pathlib, numpy as np; from stages.artifacts import new_array\n"
+    "from stages.errors import ArtifactError\n"
+    "try: new_array(pathlib.Path(sys.argv[1]) / 'a.npy', np.uint8, (2_000_000,))[:] = 1\n"
+    "except ArtifactError as error: sys.exit(f'told: {error}')"
+)
+
+
+def test_an_array_that_finds_no_room_is_told_and_kills_nobody(tmp_path: Path) -> None:
+    mount = f'mount -t tmpfs -o size=300k none "{tmp_path}"'
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small file system")
+    command = ["unshare", "-Urm", "sh", "-c", f'{mount} && "$1" -c "$2" "$3"', "sh", sys.executable, ARRAY, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "told: cannot write" in done.stderr and "disk is full" in done.stderr, done.stderr

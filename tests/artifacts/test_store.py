@@ -34,7 +34,9 @@ def test_a_run_commits_every_unit_and_seals(tmp_path: Path) -> None:
 
 def test_a_second_run_does_nothing_and_rewrites_nothing(tmp_path: Path) -> None:
     run(tmp_path, TEXTS, facts={"n": 3})
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name not in ("run.jsonl", ".lock", ".digests.json")}
+    before = {
+        p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name not in ("run.jsonl", ".lock", ".digests.json")
+    }
     before.pop(tmp_path, None)
     time.sleep(0.02)
     outcome = run(tmp_path, TEXTS, facts={"n": 3})
@@ -251,7 +253,7 @@ def test_no_units_make_an_empty_artifact(tmp_path: Path) -> None:
 # -- ids
 
 
-ODD = ["two words", "it's \"quoted\"", "ünïcödé-☃", "日本語", "[a]*?", "%d", "-rf", ".hidden", "a\\b", "new\nline", "x" * 255, "é" * 127]
+ODD = ["two words", 'it\'s "quoted"', "ünïcödé-☃", "日本語", "[a]*?", "%d", "-rf", ".hidden", "a\\b", "new\nline", "x" * 255, "é" * 127]
 
 
 def test_any_id_that_a_folder_can_be_called_works(tmp_path: Path) -> None:
@@ -313,7 +315,9 @@ def test_dry_run_over_a_finished_artifact_changes_nothing(tmp_path: Path) -> Non
 
 def test_units_may_be_built_in_threads(tmp_path: Path) -> None:
     texts = {f"u-{i:02}": f"text {i}" for i in range(20)}
-    with Store(tmp_path / "out", kind="clips", stage="small", code=1, config=Config(), runtime=Runtime(), unit_config=("size", "gap")) as store:
+    with Store(
+        tmp_path / "out", kind="clips", stage="small", code=1, config=Config(), runtime=Runtime(), unit_config=("size", "gap")
+    ) as store:
         todo = store.plan(units(texts))
 
         def work(part: list[Unit]) -> None:

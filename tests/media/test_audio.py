@@ -33,10 +33,21 @@ def test_sixteen_kilohertz_mono_is_read_sample_by_sample(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "options", "rate"),
-    [("a.wav", "-c:a pcm_s16le", 8_000), ("a.wav", "-c:a pcm_s16le", 11_025), ("a.wav", "-c:a pcm_s16le", 44_100), ("a.wav", "-c:a pcm_u8", 16_000),
-     ("a.wav", "-c:a pcm_s24le", 48_000), ("a.wav", "-c:a pcm_f32le", 96_000), ("a.m4a", "-c:a aac", 44_100), ("a.mp3", "-c:a libmp3lame", 44_100),
-     ("a.ogg", "-c:a libvorbis", 44_100), ("a.opus", "-c:a libopus", 48_000), ("a.flac", "-c:a flac", 48_000), ("a.aac", "-c:a aac", 48_000)],
-)  # fmt: skip
+    [
+        ("a.wav", "-c:a pcm_s16le", 8_000),
+        ("a.wav", "-c:a pcm_s16le", 11_025),
+        ("a.wav", "-c:a pcm_s16le", 44_100),
+        ("a.wav", "-c:a pcm_u8", 16_000),
+        ("a.wav", "-c:a pcm_s24le", 48_000),
+        ("a.wav", "-c:a pcm_f32le", 96_000),
+        ("a.m4a", "-c:a aac", 44_100),
+        ("a.mp3", "-c:a libmp3lame", 44_100),
+        ("a.ogg", "-c:a libvorbis", 44_100),
+        ("a.opus", "-c:a libopus", 48_000),
+        ("a.flac", "-c:a flac", 48_000),
+        ("a.aac", "-c:a aac", 48_000),
+    ],
+)
 def test_every_kind_of_sound_has_its_length_and_level(tmp_path: Path, name: str, options: str, rate: int) -> None:
     samples = read_audio(tone(tmp_path / name, *options.split(), rate=rate, seconds=1.5))
     assert samples.dtype == np.int16 and samples.ndim == 1

@@ -64,7 +64,9 @@ def test_the_sound_of_a_file_without_pictures_begins_at_its_start(tmp_path: Path
     assert click_times(read_audio(sound)) == pytest.approx([0, 0.5], abs=0.001)
 
 
-@pytest.mark.parametrize(("kind", "late"), [("mp4", 0.0), ("mp4", 0.3), ("mkv", 0.3), ("webm", 0.3), ("ts", 0.0), ("ts", 0.3), ("mpg", 0.3)])
+@pytest.mark.parametrize(
+    ("kind", "late"), [("mp4", 0.0), ("mp4", 0.3), ("mkv", 0.3), ("webm", 0.3), ("ts", 0.0), ("ts", 0.3), ("mpg", 0.3)]
+)
 def test_written_sound_is_where_it_was_read(tmp_path: Path, kind: str, late: float) -> None:
     sound = clicks(tmp_path / "a.wav", 1.0, [0.2, 0.6])
     source = video(tmp_path / f"a.{kind}", 40, audio=sound, audio_before=["-itsoffset", str(late)])
@@ -73,7 +75,12 @@ def test_written_sound_is_where_it_was_read(tmp_path: Path, kind: str, late: flo
     assert media.audio
     for name in ("out.mp4", "out.mkv"):
         with VideoWriter(
-            tmp_path / name, fps=reader.info.fps, size=(160, 120), like=reader.info, audio=source, audio_codec=media.audio.codec,
+            tmp_path / name,
+            fps=reader.info.fps,
+            size=(160, 120),
+            like=reader.info,
+            audio=source,
+            audio_codec=media.audio.codec,
             preset="ultrafast",
         ) as out:
             for frame in reader:

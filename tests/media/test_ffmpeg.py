@@ -27,7 +27,9 @@ def binary(folder: Path, version: str = "7.1", encoders: str = "libx264 libx264r
     return path
 
 
-@pytest.mark.parametrize("version", ["7.1", "7.0.2-static https://x", "8.0-1+deb14u1", "n9.0.2-17-g2a571b6068-20260930", "N-113000-gabc", "git-2024"])
+@pytest.mark.parametrize(
+    "version", ["7.1", "7.0.2-static https://x", "8.0-1+deb14u1", "n9.0.2-17-g2a571b6068-20260930", "N-113000-gabc", "git-2024"]
+)
 def test_the_one_on_path_is_taken_when_it_can_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     path = binary(tmp_path / "bin", version)
     monkeypatch.setenv("PATH", str(path.parent))
@@ -35,7 +37,9 @@ def test_the_one_on_path_is_taken_when_it_can_do_the_work(tmp_path: Path, monkey
     assert ffmpeg_binary() == str(path)
 
 
-@pytest.mark.parametrize("how", [{"version": "6.1.1-3ubuntu5"}, {"version": "4.4.2-0ubuntu"}, {"encoders": "libopenh264 aac"}, {"encoders": "libx264 aac"}])
+@pytest.mark.parametrize(
+    "how", [{"version": "6.1.1-3ubuntu5"}, {"version": "4.4.2-0ubuntu"}, {"encoders": "libopenh264 aac"}, {"encoders": "libx264 aac"}]
+)
 def test_one_that_cannot_gives_way_to_the_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, str]) -> None:
     import imageio_ffmpeg
 
@@ -81,7 +85,10 @@ def test_the_process_is_dead_when_the_block_ends() -> None:
     with door.pipe(["-f", "lavfi", "-i", "testsrc2", "-f", "rawvideo", "-"], stdout=True) as (process, _):
         assert process.stdout.read(1000) and process.poll() is None
     assert process.poll() is not None
-    with pytest.raises(ZeroDivisionError), door.pipe(["-f", "rawvideo", "-s", "8x8", "-i", "-", "-f", "null", "-"], stdin=True) as (process, _):
+    with (
+        pytest.raises(ZeroDivisionError),
+        door.pipe(["-f", "rawvideo", "-s", "8x8", "-i", "-", "-f", "null", "-"], stdin=True) as (process, _),
+    ):
         raise ZeroDivisionError
     assert process.poll() is not None
 
@@ -92,7 +99,9 @@ def test_a_talkative_ffmpeg_does_not_block() -> None:
         assert len(door.read_errors(errors)) > 200_000
 
 
-@pytest.mark.parametrize(("text", "code", "said"), [("a\nb \n\n", 1, "b"), ("", 1, "it said nothing"), ("x", -11, "ffmpeg was stopped by SIGSEGV")])
+@pytest.mark.parametrize(
+    ("text", "code", "said"), [("a\nb \n\n", 1, "b"), ("", 1, "it said nothing"), ("x", -11, "ffmpeg was stopped by SIGSEGV")]
+)
 def test_the_last_line_tells(text: str, code: int, said: str) -> None:
     assert door.last_line(text, code) == said
 

@@ -44,23 +44,29 @@ def test_the_first_of_several_sound_tracks_is_taken(tmp_path: Path) -> None:
     assert audio and (audio.sample_rate, audio.index) == (44100, 0)
 
 
+H264 = "h264 (High) (avc1 / 0x31637661), yuv420p(tv, bt709, progressive), 640x480 [SAR 1:1 DAR 4:3], 9 kb/s"
+PLAIN = "h264 (Main) (avc1 / 0x31637661), yuv420p, 160x120, 47 kb/s, 25 fps, 25 tbr, 12800 tbn, 50 tbc (default)"
+WOVEN = "mpeg2video (Main) ([2][0][0][0] / 0x0002), yuv420p(tv, bt470bg/bt470m/bt470m, top first), 720x576 [SAR 16:11 DAR 20:11]"
+HDR = "hevc (Main 10) (hvc1 / 0x31637668), yuv420p10le(tv, bt2020nc/bt2020/arib-std-b67), 1920x1080, 23.98 fps, 23.98 tbr"
+WEBCAM = "mjpeg (Baseline) (MJPG / 0x47504A4D), yuvj422p(pc, bt470bg/unknown/unknown), 8x6, 15 fps, 15 tbr, 1k tbn"
+LOSSLESS = "h264 (High 4:4:4 Predictive), gbrp(pc, gbr/unknown/unknown, progressive), 160x120, 25 fps, 25 tbr, 1k tbn"
+BROWSER = "vp9 (Profile 0), yuv420p(tv, unknown/bt709/unknown), 160x120, SAR 1:1 DAR 4:3, 1k fps, 1k tbr, 1k tbn"
+
 TEXTS = {
-    # ffmpeg 9.0, 7.0, 4.2 and what phones record
-    "Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv, bt709, progressive), 640x480 [SAR 1:1 DAR 4:3], 9 kb/s, "
-    "29.97 fps, 29.97 tbr, 30k tbn (default)": ("h264", "yuv420p", 640, 480, "bt709", "bt709", "bt709", False, "1:1", Fraction(30000, 1001), ""),
-    "Stream #0:0(eng): Video: h264 (Main) (avc1 / 0x31637661), yuv420p, 160x120, 47 kb/s, 25 fps, 25 tbr, 12800 tbn, 50 tbc (default)":
-        ("h264", "yuv420p", 160, 120, "", "", "", False, "1:1", Fraction(25), ""),
-    "Stream #0:1[0x100]: Video: mpeg2video (Main) ([2][0][0][0] / 0x0002), yuv420p(tv, bt470bg/bt470m/bt470m, top first), 720x576 "
-    "[SAR 16:11 DAR 20:11], 25 fps, 50 tbr, 90k tbn": ("mpeg2video", "yuv420p", 720, 576, "bt470bg", "bt470m", "bt470m", False, "16:11", Fraction(25), "top"),
-    "Stream #0:0: Video: hevc (Main 10) (hvc1 / 0x31637668), yuv420p10le(tv, bt2020nc/bt2020/arib-std-b67), 1920x1080, 23.98 fps, 23.98 tbr":
-        ("hevc", "yuv420p10le", 1920, 1080, "bt2020nc", "bt2020", "arib-std-b67", False, "1:1", Fraction(24000, 1001), ""),
-    "Stream #0:0: Video: mjpeg (Baseline) (MJPG / 0x47504A4D), yuvj422p(pc, bt470bg/unknown/unknown), 8x6, 15 fps, 15 tbr, 1k tbn":
-        ("mjpeg", "yuvj422p", 8, 6, "bt470bg", "", "", True, "1:1", Fraction(15), ""),
-    "Stream #0:0: Video: h264 (High 4:4:4 Predictive), gbrp(pc, gbr/unknown/unknown, progressive), 160x120, 25 fps, 25 tbr, 1k tbn":
-        ("h264", "gbrp", 160, 120, "gbr", "", "", True, "1:1", Fraction(25), ""),
-    "Stream #0:0(eng): Video: vp9 (Profile 0), yuv420p(tv, unknown/bt709/unknown), 160x120, SAR 1:1 DAR 4:3, 1k fps, 1k tbr, 1k tbn":
-        ("vp9", "yuv420p", 160, 120, "", "bt709", "", False, "1:1", Fraction(25), ""),
-}  # fmt: skip
+    f"Stream #0:0[0x1](und): Video: {H264}, 29.97 fps, 29.97 tbr, 30k tbn (default)": (
+        *("h264", "yuv420p", 640, 480, "bt709", "bt709", "bt709", False, "1:1", Fraction(30000, 1001), ""),
+    ),
+    f"Stream #0:0(eng): Video: {PLAIN}": ("h264", "yuv420p", 160, 120, "", "", "", False, "1:1", Fraction(25), ""),
+    f"Stream #0:1[0x100]: Video: {WOVEN}, 25 fps, 50 tbr, 90k tbn": (
+        *("mpeg2video", "yuv420p", 720, 576, "bt470bg", "bt470m", "bt470m", False, "16:11", Fraction(25), "top"),
+    ),
+    f"Stream #0:0: Video: {HDR}": (
+        *("hevc", "yuv420p10le", 1920, 1080, "bt2020nc", "bt2020", "arib-std-b67", False, "1:1", Fraction(24000, 1001), ""),
+    ),
+    f"Stream #0:0: Video: {WEBCAM}": ("mjpeg", "yuvj422p", 8, 6, "bt470bg", "", "", True, "1:1", Fraction(15), ""),
+    f"Stream #0:0: Video: {LOSSLESS}": ("h264", "gbrp", 160, 120, "gbr", "", "", True, "1:1", Fraction(25), ""),
+    f"Stream #0:0(eng): Video: {BROWSER}": ("vp9", "yuv420p", 160, 120, "", "bt709", "", False, "1:1", Fraction(25), ""),
+}
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -70,7 +76,19 @@ def test_what_ffmpeg_says_is_understood(text: str, tmp_path: Path, monkeypatch: 
     (tmp_path / "x").write_text("x")
     v = probe(tmp_path / "x").video
     assert v is not None
-    found = (v.codec, v.pixel_format, v.width, v.height, v.matrix, v.primaries, v.transfer, v.full_range, v.sample_aspect, v.fps, v.interlaced)
+    found = (
+        v.codec,
+        v.pixel_format,
+        v.width,
+        v.height,
+        v.matrix,
+        v.primaries,
+        v.transfer,
+        v.full_range,
+        v.sample_aspect,
+        v.fps,
+        v.interlaced,
+    )
     assert found == TEXTS[text]
 
 

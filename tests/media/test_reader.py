@@ -269,7 +269,7 @@ def test_a_video_without_a_frame_is_an_error(tmp_path: Path) -> None:
         list(VideoReader(tmp_path / "b.mkv"))
 
 
-ODD = ["two words.mp4", "it's \"quoted\".mp4", "100%d.mp4", "-dash.mp4", "co:lon.mp4", "ünï ☃.mp4", "[a]*?.mp4", "#1&2.mp4", "a\\b.mp4"]
+ODD = ["two words.mp4", 'it\'s "quoted".mp4', "100%d.mp4", "-dash.mp4", "co:lon.mp4", "ünï ☃.mp4", "[a]*?.mp4", "#1&2.mp4", "a\\b.mp4"]
 
 
 @pytest.mark.parametrize("name", ODD)

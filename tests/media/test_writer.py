@@ -26,7 +26,10 @@ FPS = Fraction(25)
 def smooth(count: int = 4, size: tuple[int, int] = (160, 120)) -> list[np.ndarray]:
     """Slow gradients of every hue: what an encoder keeps well, so that a shift of colour shows."""
     x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
-    planes = [np.stack([0.5 + 0.4 * np.sin(3 * x + i / 9), 0.5 + 0.4 * np.cos(2 * y + x), 0.5 + 0.4 * np.sin(2 * x - 2 * y)], 2) for i in range(count)]
+    planes = [
+        np.stack([0.5 + 0.4 * np.sin(3 * x + i / 9), 0.5 + 0.4 * np.cos(2 * y + x), 0.5 + 0.4 * np.sin(2 * x - 2 * y)], 2)
+        for i in range(count)
+    ]
     return [(255 * p).round().astype(np.uint8) for p in planes]
 
 
@@ -72,14 +75,27 @@ def tagged(matrix: str, levels: str = "tv", pixels: str = "yuv420p") -> list[str
     name = {"": "bt601", "smpte170m": "bt601", "bt470bg": "bt601", "bt2020nc": "bt2020"}.get(matrix, matrix)
     primaries, transfer = {"bt2020nc": ("bt2020", "smpte2084")}.get(matrix, (matrix, "gamma28" if matrix == "bt470bg" else matrix))
     tags = ["-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer] if matrix else []
-    mark = f",setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer.replace('gamma28', 'bt470bg')}" if matrix else ",setparams=colorspace=unknown"
+    mark = (
+        f",setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer.replace('gamma28', 'bt470bg')}"
+        if matrix
+        else ",setparams=colorspace=unknown"
+    )
     convert = f"scale=out_color_matrix={name}:out_range={levels}:flags=accurate_rnd+full_chroma_int,format={pixels}{mark}"
     return ["-vf", convert, "-c:v", "libx264", "-crf", "4", "-color_range", levels, *tags]
 
 
 @pytest.mark.parametrize(
     ("matrix", "levels"),
-    [("bt709", "tv"), ("smpte170m", "tv"), ("bt470bg", "tv"), ("", "tv"), ("bt2020nc", "tv"), ("bt709", "pc"), ("smpte170m", "pc"), ("", "pc")],
+    [
+        ("bt709", "tv"),
+        ("smpte170m", "tv"),
+        ("bt470bg", "tv"),
+        ("", "tv"),
+        ("bt2020nc", "tv"),
+        ("bt709", "pc"),
+        ("smpte170m", "pc"),
+        ("", "pc"),
+    ],
 )
 def test_colours_and_their_tags_survive(tmp_path: Path, matrix: str, levels: str) -> None:
     source = video(tmp_path / "a.mp4", smooth(), options=tagged(matrix, levels))
@@ -209,9 +225,19 @@ def spoken(tmp_path: Path, name: str, *options: str, rate: int = 48_000, channel
 
 @pytest.mark.parametrize(
     ("name", "codec", "out"),
-    [("a.m4a", "aac", "o.mp4"), ("a.mp3", "libmp3lame", "o.mp4"), ("a.m4a", "alac", "o.mp4"), ("a.ac3", "ac3", "o.mp4"), ("a.m4a", "aac", "o.mov"),
-     ("a.wav", "pcm_s16le", "o.mov"), ("a.wav", "pcm_s16le", "o.mkv"), ("a.flac", "flac", "o.mkv"), ("a.ogg", "libopus", "o.mkv"), ("a.ogg", "libvorbis", "o.mkv")],
-)  # fmt: skip
+    [
+        ("a.m4a", "aac", "o.mp4"),
+        ("a.mp3", "libmp3lame", "o.mp4"),
+        ("a.m4a", "alac", "o.mp4"),
+        ("a.ac3", "ac3", "o.mp4"),
+        ("a.m4a", "aac", "o.mov"),
+        ("a.wav", "pcm_s16le", "o.mov"),
+        ("a.wav", "pcm_s16le", "o.mkv"),
+        ("a.flac", "flac", "o.mkv"),
+        ("a.ogg", "libopus", "o.mkv"),
+        ("a.ogg", "libvorbis", "o.mkv"),
+    ],
+)
 def test_sound_is_copied_bit_for_bit_where_the_container_takes_it(tmp_path: Path, name: str, codec: str, out: str) -> None:
     sound = spoken(tmp_path, name, "-c:a", codec)
     info = probe(sound).audio
@@ -250,7 +276,7 @@ def test_metadata_of_any_content_is_written(tmp_path: Path) -> None:
 # -- places and failures
 
 
-@pytest.mark.parametrize("name", ["two words.mp4", "it's \"quoted\".mp4", "100%d.mp4", "-dash.mp4", "co:lon.mp4", "ünï ☃.mkv", "[a]*?.mp4"])
+@pytest.mark.parametrize("name", ["two words.mp4", 'it\'s "quoted".mp4', "100%d.mp4", "-dash.mp4", "co:lon.mp4", "ünï ☃.mkv", "[a]*?.mp4"])
 def test_the_output_may_be_called_anything(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = clicks(tmp_path / f"s {name}.wav", 0.2, [0.1])
     monkeypatch.chdir(tmp_path)
@@ -341,5 +367,3 @@ def test_a_real_full_disk_is_told(tmp_path: Path, name: str) -> None:
 
 def test_the_errors_that_are_the_disks_have_the_names_that_ffmpeg_prints() -> None:
     assert os.strerror(errno.ENOSPC) == "No space left on device" and os.strerror(errno.EFBIG) == "File too large"
-
-
