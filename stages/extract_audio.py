@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from stages.artifacts import Clip, Draft, Input, Store, Unit, Weight, read_artifact, run_units
+from stages.artifacts import Clip, Draft, Input, Store, Unit, Weight, new_array, read_artifact, run_units
 from stages.errors import ArtifactError, DiffTalkError, InputError, UsageError
 from stages.media.audio import read_audio
 from stages.runtime import Report, Runtime
@@ -113,7 +113,7 @@ def make_features(job: Job, draft: Draft, tick: Callable[[float], None], encoder
     rows = encoder.encode(samples)  # (R, F)
     assert rows.dtype == np.float32 and rows.shape[1] == encoder.features, (rows.dtype, rows.shape, encoder.features)
     shape = (len(frames), WINDOW_ROWS, encoder.features)
-    windows = np.lib.format.open_memmap(draft.path / "audio.npy", "w+", np.float32, shape)
+    windows = new_array(draft.path / "audio.npy", np.float32, shape)
     for start in range(0, len(frames), CHUNK_FRAMES):
         part = slice(start, start + CHUNK_FRAMES)
         windows[part] = windows_at(rows, frames[part], fps)

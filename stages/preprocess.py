@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.artifacts import DigestCache, Draft, Input, Store, Unit, Weight, digest_json, run_units
+from stages.artifacts import Clip, DigestCache, Draft, Input, Store, Unit, Weight, digest_json, new_array, run_units
+from stages.artifacts.read import read_clip
 from stages.errors import InputError, UsageError
 from stages.faces.detect import LandmarkTool
 from stages.media.audio import read_audio, write_wav
@@ -93,7 +94,7 @@ def run(config: Config, inputs: Sequence[Path], out: Path, runtime: Runtime) -> 
         units = [_unit(source, store.digests, config) for source in sources]
         todo = [_with_media(unit) for unit in store.plan(units)]
         run_units(store, todo, make_clip, title="preprocess", unit="s of video", size=_seconds)
-        return store.seal(facts=split_facts(store, config) if not (runtime.dry_run or runtime.shard) else None)
+        return store.seal(facts=lambda ids: split_facts([read_clip(store.units / id) for id in ids], config))
 
 
 def _weights(config: Config, runtime: Runtime) -> list[Weight]:
@@ -211,7 +212,7 @@ def _write_crops(folder: Path, frames: Iterator[np.ndarray], keep: np.ndarray, a
     from stages.faces import crop
 
     shape = (len(keep), resolution, resolution, 3)
-    crops = np.lib.format.open_memmap(folder / "crops.npy", "w+", np.uint8, shape)
+    crops = new_array(folder / "crops.npy", np.uint8, shape)
     k = 0
     for i, frame in enumerate(itertools.islice(frames, int(keep[-1]) + 1)):
         if i == keep[k]:
@@ -244,14 +245,11 @@ def _write_sheet(folder: Path, landmarks: np.ndarray, align: np.ndarray) -> None
 # -- the split
 
 
-def split_facts(store: Store, config: Config) -> dict[str, dict[str, str]]:
-    """Identity and split of every committed clip: {"identity": {id: name}, "split": {id: train | val | test}}.
+def split_facts(clips: list[Clip], config: Config) -> dict[str, dict[str, str]]:
+    """Identity and split of every clip of the artifact: {"identity": {id: name}, "split": {id: train | val | test}}.
 
     Clips of one source, or whose faces are closer than 0.5, are one identity and never on two sides of the split.
     """
-    from stages.artifacts.read import read_clip
-
-    clips = [read_clip(p.parent) for p in sorted(store.units.glob("*/clip.json"))]
     faces = [np.load(c.path / "identity.npy") for c in clips]
     sources = [next(i["digest"] for i in c.key["inputs"] if i["role"] == "video") for c in clips]
     group = list(range(len(clips)))

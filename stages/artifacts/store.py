@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +28,9 @@ from stages.errors import ArtifactError, DiskError, InputError
 from stages.runtime import Report, Runtime
 
 __all__ = ["Draft", "Store", "Unit", "commit"]
+
+
+Facts = dict[str, Any] | Callable[[list[str]], dict[str, Any]] | None
 
 
 class Store:
@@ -212,8 +215,11 @@ class Store:
 
     # -- sealing
 
-    def seal(self, inputs: Sequence[Input] = (), facts: dict[str, Any] | None = None) -> Report:
-        """Write the manifest and return the report. With --shard, only the failures: the run without it seals."""
+    def seal(self, inputs: Sequence[Input] = (), facts: Facts = None) -> Report:
+        """Write the manifest and return the report. With --shard, only the failures: the run without it seals.
+
+        `facts` of the whole artifact may depend on its clips: a function of their sorted ids then.
+        """
         if self.runtime.dry_run:
             return self.report
         if self.runtime.shard:
@@ -221,6 +227,7 @@ class Store:
             self.log(f"shard {self.runtime.shard[0]}/{self.runtime.shard[1]} done; the command without --shard seals {self.root}")
             return self.report
         records = self._collect()
+        facts = facts(sorted(records)) if callable(facts) else facts
         failures = {id: f for id, f in self.failures.items() if id not in records}
         unmade = self.planned.keys() - records.keys() - failures.keys()
         assert not unmade, f"sealed although neither made nor failed: {sorted(unmade)[:5]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.artifacts import Artifact, Input, Store, Unit, Weight
+from stages.artifacts import Artifact, Input, Store, Unit, Weight, new_array
 from stages.diffusion.render import Renderer
 from stages.faces.mask import MaskKind
 from stages.runtime import Report, Runtime
@@ -36,7 +36,7 @@ def cache_latents(renderer: Renderer, work: Artifact, vae: Artifact, root: Path,
                 with store.draft(unit) as draft:
                     crops = unit.payload.array("crops.npy")
                     files = [
-                        np.lib.format.open_memmap(draft.path / f"{name}.npy", "w+", np.float16, (len(crops), *renderer.shape))
+                        new_array(draft.path / f"{name}.npy", np.float16, (len(crops), *renderer.shape))
                         for name in ("clean", "masked")
                     ]
                     for i in range(0, len(crops), BATCH):
