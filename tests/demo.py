@@ -1,6 +1,6 @@
 """make demo: two made clips through all seven commands, from raw video to scores.
 
-    python -m tests.demo [--out demo] [--minutes-vae 3] [--minutes-train 5]
+    python -m tests.demo [--out demo] [--minutes-vae 2] [--minutes-train 5]
 
 Each command is shown before it runs and is the one that a user types. The same command again goes on where it was left.
 """
@@ -20,7 +20,7 @@ from tests.sheet import make_sheet
 
 SECONDS = 6.0
 """Length of each clip."""
-VAE_STEPS, VAE_MINUTES = 1500, 3
+VAE_STEPS, VAE_MINUTES = 1500, 2
 TRAIN_STEPS, TRAIN_MINUTES = 1500, 5
 """Enough to see the mouth follow the sound; whichever comes first ends the training, so that slow machines end too."""
 

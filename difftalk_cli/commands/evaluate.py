@@ -23,7 +23,7 @@ def call(
 
 
 def table(report: Report) -> None:
-    """The means on stderr, a row a method: the figure, and its 95 % interval where there are clips enough to tell it."""
+    """The means on stderr, a column a method: the figure, and its 95 % interval where there are clips enough to tell it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -31,12 +31,12 @@ def table(report: Report) -> None:
     names = list(dict.fromkeys(name for means in methods.values() for name in means))
     if not names:
         return
-    shown = Table("method", *names)
-    for method, means in methods.items():
-        shown.add_row(method, *(_cell(means[name]) if name in means else "" for name in names))
+    shown = Table("metric", *methods)
+    for name in names:
+        shown.add_row(name, *(_cell(means[name]) if name in means else "" for means in methods.values()))
     Console(stderr=True, markup=False, highlight=False).print(shown)
 
 
 def _cell(figure: dict[str, Any]) -> str:
     interval = figure["ci95"]
-    return f"{figure['mean']:.4g}" + (f"\n{interval[0]:.4g} to {interval[1]:.4g}" if interval else "")
+    return f"{figure['mean']:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
