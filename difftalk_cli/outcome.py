@@ -27,7 +27,7 @@ def deliver(work: Callable[[], Report], *, as_json: bool, debug: bool, table: Ca
             traceback.print_exc()
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        tell("interrupted; what is done is kept, the same command goes on from there")
+        tell("interrupted; what was finished is kept, nothing half-written is; the same command goes on")
         raise typer.Exit(130) from None
     except Exception as error:
         tell(f"bug: {type(error).__name__}: {error}")
