@@ -210,8 +210,6 @@ def _track(feed: PhotoFeed | VideoFeed, config: Config, inputs: Inputs, runtime:
     except InputError as error:
         where = str(inputs.reference)
         raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}", detail=error.detail) from error
-    if not (track.status > 0).any():
-        raise InputError(f"{inputs.reference}: no face found")
     if feed.warning:
         runtime.reporter.warn(f"{inputs.reference}: damaged, {seen} frames could be read ({feed.warning})")
     return track, seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ from stages.artifacts.model import ModelStore
 from stages.errors import ArtifactError, UsageError
 from stages.faces.mask import MaskKind
 from stages.runtime import Report, Runtime
+from stages.training.settings import require_counts, require_resolution
 
 if TYPE_CHECKING:
     from stages.models.denoiser import Denoiser
@@ -87,18 +88,13 @@ class Config:
     """Steps between validations and sample sheets."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "diffusion_steps", "save_every", "validate_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        require_counts(self, "steps", "batch", "diffusion_steps", "save_every", "validate_every")
 
     def resolved(self, resolution: int) -> Config:
         """Every None filled in. Raises UsageError when --resolution is not the clips'."""
         from stages.models.denoiser import DENOISERS
 
-        if self.resolution not in (None, resolution):
-            raise UsageError(
-                f"--resolution {self.resolution}: the clips are {resolution} px; run `difftalk preprocess --resolution {self.resolution}`"
-            )
+        require_resolution(self.resolution, resolution)
         names = (
             "steps", "batch", "learning_rate", "ema", "warmup", "clip_gradient", "diffusion_steps", "mask", "reference",
             "previous_frame_share",
@@ -176,9 +172,7 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
     task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config)
     key = store.open_for_training()
-    names = {f.name for f in fields(LoopConfig)}
-    loop = LoopConfig(**{f.name: getattr(config, f.name) for f in fields(config) if f.name in names})
-    outcome = fit(task, loop, root, runtime, key)
+    outcome = fit(task, LoopConfig.of(config), root, runtime, key)
     save_weights(root / "model.safetensors", outcome.ema)
     write_json(root / "config.json", describe(config, model, schedule, features))
     _copy_first_stage(vae.root, root / "first-stage")

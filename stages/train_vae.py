@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +10,7 @@ from stages.artifacts import Artifact, Input, read_artifact, write_json
 from stages.artifacts.model import ModelStore
 from stages.errors import UsageError
 from stages.runtime import Report, Runtime
+from stages.training.settings import require_counts, require_resolution
 
 if TYPE_CHECKING:
     import torch
@@ -61,16 +62,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 0:
             raise UsageError(f"--steps {self.steps}: must be at least 0")
-        for name in ("batch", "save_every", "validate_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        require_counts(self, "batch", "save_every", "validate_every")
 
     def resolved(self, resolution: int) -> Config:
         """Every None filled in. Raises UsageError when --resolution is not the clips'."""
-        if self.resolution not in (None, resolution):
-            raise UsageError(
-                f"--resolution {self.resolution}: the clips are {resolution} px; run `difftalk preprocess --resolution {self.resolution}`"
-            )
+        require_resolution(self.resolution, resolution)
         steps, batch, patch, rate = TRAINING[self.preset]
         defaults = dict(resolution=resolution, steps=steps, batch=batch, patch=min(patch, resolution), learning_rate=rate)
         config = replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
@@ -109,9 +105,7 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
     task = FirstStageTask(stage, ClipSet(train, "train on"), ClipSet(held_out, "validate on"), config)
     key = store.open_for_training()
     if config.steps:
-        names = {f.name for f in fields(LoopConfig)}
-        loop = LoopConfig(**{f.name: getattr(config, f.name) for f in fields(config) if f.name in names})
-        outcome = fit(task, loop, root, runtime, key)
+        outcome = fit(task, LoopConfig.of(config), root, runtime, key)
     else:
         outcome = Outcome(stage.to(runtime.torch_device()), 0, True, {})
     model = outcome.ema

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -42,6 +42,11 @@ class LoopConfig:
     save_every: int = 1000
     validate_every: int = 500
     seed: int = 0
+
+    @classmethod
+    def of(cls, config: Any) -> LoopConfig:
+        """The part of a stage's Config that concerns the loop: fields of the same names."""
+        return cls(**{f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)})
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.save_every, self.validate_every) < 1:
