@@ -20,6 +20,7 @@ COMMANDS = {
     "infer": "Make a person (video or photo) say a recording.",
     "interpolate": "Raise a video's frame rate with RIFE.",
     "evaluate": "Score generated videos against the true ones.",
+    "train-speech": "Train an acoustic model with the contract of DeepSpeech.",
     "weights": "List or fetch third-party weights.",
     "doctor": "Print what this machine offers, to paste into a bug report.",
 }

@@ -23,6 +23,7 @@ from stages.media.audio import read_audio
 from stages.runtime import Report, Runtime
 from stages.shapes import SAMPLE_RATE, WINDOW_ROWS
 from stages.speech.encoder import Encoder, open_encoder
+from stages.speech.graph import Output
 from stages.speech.windows import stored_neighbours, windows_at
 
 CODE = 1
@@ -35,19 +36,21 @@ CHUNK_FRAMES = 2000
 class Config:
     """What the features depend on."""
 
-    encoder: Literal["mel", "deepspeech"] = "mel"
-    """Features of the sound: mel (log-mel, needs nothing) or deepspeech (letter logits, needs --model)."""
+    encoder: Literal["deepspeech", "mel"] = "deepspeech"
+    """Features of the sound: deepspeech (an acoustic model of its form; one ships) or mel (80 log-mel values)."""
     model: Path | None = None
-    """Acoustic model for deepspeech: an .onnx file with DeepSpeech 0.1.0's inputs and outputs."""
+    """Another acoustic model: DeepSpeech 0.1.0's own output_graph.pb, or an .onnx file of its inputs and outputs."""
+    features: Output = "logits"
+    """Of the acoustic model: logits (29 letters, as the paper) or hidden (the layer below)."""
 
     def __post_init__(self) -> None:
-        if self.encoder == "deepspeech" and self.model is None:
-            raise UsageError("--encoder deepspeech needs --model FILE.onnx, the acoustic model; --encoder mel needs none")
         if self.encoder == "mel" and self.model is not None:
-            raise UsageError(f"--model {self.model}: the mel encoder takes no model; add --encoder deepspeech")
+            raise UsageError(f"--model {self.model}: the mel encoder takes no model; use --encoder deepspeech")
+        if self.encoder == "mel" and self.features != "logits":
+            raise UsageError(f"--features {self.features}: belongs to --encoder deepspeech")
 
 
-UNIT_CONFIG = ("encoder",)
+UNIT_CONFIG = ("encoder", "features")
 """What one clip depends on; the model counts by its content (a weight), whatever its file is called."""
 
 
@@ -72,7 +75,7 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     clips = read_artifact(inputs, "clips")
     threads = 0 if runtime.workers == 1 else max(1, (os.cpu_count() or 1) // runtime.workers)
     # Before the store opens: a wrong model must not unseal anything.
-    encoder = open_encoder(config.encoder, config.model, runtime, threads=threads)
+    encoder = open_encoder(config.encoder, config.model, runtime, threads=threads, output=config.features)
     runtime.reporter.log(f"encoder {encoder.name}: {encoder.features} features at {encoder.rows_hz} Hz on {encoder.place}")
     silent = [id for id, clip in clips.clips.items() if not (clip.path / "speech.wav").exists()]
     if silent:
@@ -90,13 +93,14 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
         task = make_features if runtime.workers > 1 else functools.partial(make_features, encoder=encoder)
         run_units(store, store.plan(units), task, title="extract-audio", unit="frames", size=_frames)
         facts = {"encoder": encoder.name, "features": encoder.features, "rows_hz": encoder.rows_hz, "window": WINDOW_ROWS}
+        facts |= {"output": config.features} if encoder.name == "deepspeech" else {}
         return store.seal(facts=facts)
 
 
 @functools.lru_cache(maxsize=1)
 def _worker_encoder(config: Config, device: str, threads: int, weights: tuple[Weight, ...]) -> Encoder:
     """The encoder of a worker process, opened once for all its clips."""
-    encoder = open_encoder(config.encoder, config.model, Runtime(device=device), threads=threads)
+    encoder = open_encoder(config.encoder, config.model, Runtime(device=device), threads=threads, output=config.features)
     if encoder.weights != weights:
         raise DiffTalkError(f"{config.model} was replaced during the run; run the same command again")
     return encoder

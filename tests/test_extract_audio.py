@@ -69,7 +69,7 @@ def hash_of(made: Made) -> int:
 def extract(root: Path, config: Config | None = None, **options) -> tuple[Report, list[str]]:
     notes = Notes()
     runtime = Runtime(**{"device": "cpu", "reporter": notes, **options})
-    return extract_audio.run(config or Config(), root, None, runtime), notes.lines
+    return extract_audio.run(config or Config(encoder="mel"), root, None, runtime), notes.lines
 
 
 @pytest.fixture
@@ -249,8 +249,44 @@ def test_no_clips_artifact_says_which_command_makes_it(tmp_path):
         extract(tmp_path / "nothing")
 
 
+def test_the_model_that_ships_is_used_by_default_and_its_hidden_layer_on_request(two_clips):
+    report, lines = extract(two_clips, Config())
+    assert report.done == 2 and any("29 features at 50 Hz on CPUExecutionProvider" in line for line in lines)
+    assert np.load(two_clips / "features" / "ann-1" / "audio.npy").shape == (50, 16, 29)
+    artifact = read_artifact(two_clips / "features", "features")
+    assert artifact.manifest["facts"] == {"encoder": "deepspeech", "features": 29, "rows_hz": 50, "window": 16, "output": "logits"}
+    assert artifact.manifest["weights"][0]["licence"] == "Apache-2.0 (difftalk)"
+    report, lines = extract(two_clips, Config(features="hidden"))
+    assert report.done == 2 and "make ann-1: config (features: logits -> hidden)" in lines
+    width = read_artifact(two_clips / "features", "features").manifest["facts"]["features"]
+    assert width > 29 and np.load(two_clips / "features" / "ann-1" / "audio.npy").shape == (50, 16, width)
+
+
+def test_a_frozen_deepspeech_graph_is_imported_on_the_way(two_clips, tmp_path, monkeypatch):
+    from tests.speech import frozen
+
+    monkeypatch.setenv("DIFFTALK_CACHE", str(tmp_path / "cache"))
+    graph = frozen.write_graph(tmp_path / "output_graph.pb", frozen.arrays())
+    report, lines = extract(two_clips, Config(model=graph))
+    assert report.done == 2 and sum("importing" in line for line in lines) == 1
+    audio = np.load(two_clips / "features" / "ann-1" / "audio.npy")  # (50, 16, 29)
+    # the pipeline to the letter, independently: facts/difftalk-official.md section 6
+    from python_speech_features import mfcc
+
+    sound = speech_like(2.0, noise=0.01)
+    rows = mfcc(sound, 16000, numcep=26)[::2]
+    padded = np.concatenate([np.zeros((9, 26)), rows, np.zeros((9, 26))])
+    x = np.stack([padded[i : i + 19].reshape(-1) for i in range(len(rows))])
+    logits = frozen.forward(frozen.arrays(), (x - x.mean()) / x.std())[1]
+    count = round(50 * 2.0)
+    logits = np.stack([np.interp(np.arange(count), np.arange(len(logits)), logits[:, k]) for k in range(29)], axis=1)
+    padded = np.concatenate([np.zeros((8, 29)), logits, np.zeros((8, 29))])
+    wanted = np.stack([padded[2 * i : 2 * i + 16] for i in range(50)])
+    assert audio.shape == wanted.shape and np.abs(audio - wanted).max() < 1e-4
+
+
 def test_options_that_do_not_fit_are_usage_errors(tmp_path):
-    with pytest.raises(UsageError, match="needs --model"):
-        Config(encoder="deepspeech")
-    with pytest.raises(UsageError, match="add --encoder deepspeech"):
-        Config(model=tmp_path / "a.onnx")
+    with pytest.raises(UsageError, match="use --encoder deepspeech"):
+        Config(encoder="mel", model=tmp_path / "a.onnx")
+    with pytest.raises(UsageError, match="--features hidden: belongs to --encoder deepspeech"):
+        Config(encoder="mel", features="hidden")

@@ -16,6 +16,7 @@ from stages.errors import ArtifactError
 SCHEMA = 1
 
 MAKERS = {
+    "acoustic": "difftalk train-speech {parent} --out {root}",
     "clips": "difftalk preprocess VIDEOS --out {root}",
     "features": "difftalk extract-audio {parent}",
     "vae": "difftalk train-vae {parent}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from stages.errors import InputError, UsageError
 from stages.runtime import Runtime
 from stages.speech.mfcc import INPUT_WIDTH
 
+Output = Literal["logits", "hidden"]
 LETTERS = 29
 """Logits a row: space, a-z, apostrophe, CTC blank."""
 CHUNK_ROWS = 6000
@@ -23,37 +24,41 @@ MARGIN_ROWS = 500
 CONTRACT = (
     f"one float32 input of shape (1, T, {INPUT_WIDTH}) or (T, {INPUT_WIDTH}) with T free, optionally a second, int32 input "
     f"`input_lengths` of shape (1,), and raw letter logits as output: (T, 1, {LETTERS}), (1, T, {LETTERS}) or (T, {LETTERS}); "
-    "with several outputs, the one named `logits` is taken"
+    "with several outputs, the one named `logits` is taken; for --features hidden one named `hidden`, of any width, must be there"
 )
 """What a graph must look like, for error messages and the manual."""
 
 FOREIGN = {
-    ".pb": "a frozen TensorFlow graph",
     ".pbmm": "a memory-mapped TensorFlow graph (DeepSpeech 0.2 or later, which is another network)",
     ".tflite": "a TensorFlow Lite graph (DeepSpeech 0.2 or later, which is another network)",
+    ".gz": "a packed archive; unpack it first",
+    ".zip": "a packed archive; unpack it first",
+    ".pt": "a PyTorch file",
+    ".h5": "a Keras file",
 }
 
 
 class AcousticGraph:
-    """(T, 494) f32 network input -> (T, 29) f32 raw logits. `threads` 0 takes all cores.
+    """(T, 494) f32 network input -> (T, F) f32: raw logits (F = 29) or the layer below, `hidden`. `threads` 0 takes all cores.
 
     `provider` names where it runs: CUDAExecutionProvider when onnxruntime has it and the device allows it, else
     CPUExecutionProvider. Raises InputError for a file that is not such a graph, saying what was expected and found.
     """
 
-    def __init__(self, path: Path, runtime: Runtime, *, threads: int = 0):
+    def __init__(self, path: Path, runtime: Runtime, *, threads: int = 0, output: Output = "logits"):
         check_file(path)
         self.path = path
         self._graph = _open(path, runtime, threads)
         self.provider: str = self._graph.get_providers()[0]
         self._input, self._lengths = self._find_inputs()
-        self._output = self._find_output()
+        self._output = self._find_output(output)
+        self.width = LETTERS if output == "logits" else 0
         # twice, with two lengths: a graph that was exported with a fixed T shows it here and not in the tenth clip
         for rows in (2, 21):
-            self._run(np.zeros((rows, INPUT_WIDTH), np.float32))
+            self.width = self._run(np.zeros((rows, INPUT_WIDTH), np.float32)).shape[-1]
 
-    def logits(self, x: np.ndarray) -> np.ndarray:
-        """The whole of x as one piece: (T, 494) f32 -> (T, 29) f32. Raises InputError for values that are not finite."""
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The whole of x as one piece: (T, 494) f32 -> (T, F) f32. Raises InputError for values that are not finite."""
         y = self._run(x)
         if not np.isfinite(y).all():
             raise InputError(f"{self.path}: the network gives values that are not finite; the file is damaged or of half precision")
@@ -69,9 +74,9 @@ class AcousticGraph:
             raise self._refuse()
         return features[0], lengths[0] if lengths else None
 
-    def _find_output(self) -> str:
+    def _find_output(self, wanted: Output) -> str:
         outputs = self._graph.get_outputs()
-        named = [o for o in outputs if o.name.split(":")[0] == "logits"] or outputs
+        named = [o for o in outputs if o.name.split(":")[0] == wanted] or (outputs if wanted == "logits" else [])
         if len(named) != 1:
             raise self._refuse()
         return named[0].name
@@ -84,9 +89,10 @@ class AcousticGraph:
             y = self._graph.run([self._output], feed)[0]
         except Exception as error:  # onnxruntime's exceptions have no common base but this
             raise self._refuse(f"running it on {len(x)} rows fails: {_first_line(error)}") from error
-        if y.shape not in ((len(x), 1, LETTERS), (1, len(x), LETTERS), (len(x), LETTERS)):
+        width = self.width or (y.shape[-1] if y.ndim else 0)
+        if not width or y.shape not in ((len(x), 1, width), (1, len(x), width), (len(x), width)):
             raise self._refuse(f"{len(x)} rows give an output of shape {y.shape}")
-        return y.reshape(len(x), LETTERS).astype(np.float32)
+        return y.reshape(len(x), width).astype(np.float32)
 
     def _refuse(self, more: str = "") -> InputError:
         def shapes(values: Any) -> str:
@@ -107,7 +113,7 @@ def in_pieces(
     chunk: int = CHUNK_ROWS,
     margin: int = MARGIN_ROWS,
 ) -> np.ndarray:
-    """Logits of `count` rows, `chunk` at a time with `margin` rows of context: (count, 29) f32.
+    """Features of `count` rows, `chunk` at a time with `margin` rows of context: (count, F) f32.
 
     `take(start, stop)` gives the network's input for those rows, (stop - start, 494) f32, so that nothing of the
     sound's length but the result is ever held.
@@ -116,19 +122,18 @@ def in_pieces(
     for start in range(0, count, chunk):
         stop = min(start + chunk, count)
         lo, hi = max(start - margin, 0), min(stop + margin, count)
-        pieces.append(graph.logits(take(lo, hi))[start - lo : stop - lo])
+        pieces.append(graph(take(lo, hi))[start - lo : stop - lo])
     return np.concatenate(pieces)
 
 
 def check_file(path: Path) -> None:
     """Raises InputError for a file that is absent, empty, or known to be of another kind."""
     if not path.exists():
-        raise InputError(f"{path}: no such file; --model takes the acoustic model, an .onnx file")
+        raise InputError(f"{path}: no such file; --model takes an acoustic model, output_graph.pb or an .onnx file")
     kind = "a folder" if path.is_dir() else FOREIGN.get(path.suffix.lower())
     if kind:
         raise InputError(
-            f"{path}: this is {kind}; importing it is not part of this version. Give an ONNX file instead (tf2onnx converts the "
-            f"frozen graph of DeepSpeech 0.1.0), with {CONTRACT}"
+            f"{path}: this is {kind}. Give DeepSpeech 0.1.0's frozen graph, output_graph.pb, or an ONNX file with {CONTRACT}"
         )
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)")

@@ -73,7 +73,7 @@ def test_tensors_kept_beside_the_graph_count_as_weights(tmp_path):
 def test_long_sound_in_pieces_equals_the_whole(tmp_path):
     graph = AcousticGraph(graphs.recurrent_graph(tmp_path / "lstm.onnx"), CPU)
     x = np.random.default_rng(0).standard_normal((1000, 494)).astype(np.float32)
-    whole = graph.logits(x)
+    whole = graph(x)
     pieces = in_pieces(graph, 1000, lambda a, b: x[a:b], chunk=130, margin=60)
     assert pieces.shape == (1000, 29) and np.abs(whole).max() > 1
     np.testing.assert_allclose(pieces, whole, atol=1e-3)
@@ -83,8 +83,8 @@ def test_long_sound_in_pieces_equals_the_whole(tmp_path):
 
 def test_long_sound_is_never_given_to_the_network_at_once(tmp_path, monkeypatch):
     seen = []
-    run = AcousticGraph.logits
-    monkeypatch.setattr(AcousticGraph, "logits", lambda self, x: seen.append(len(x)) or run(self, x))
+    run = AcousticGraph.__call__
+    monkeypatch.setattr(AcousticGraph, "__call__", lambda self, x: seen.append(len(x)) or run(self, x))
     encoder = open_encoder("deepspeech", graphs.linear_graph(tmp_path / "a.onnx"), CPU)
     assert encoder.encode(np.tile(speech_like(10.0), 30)).shape == (15000, 29)
     assert len(seen) == 3 and max(seen) <= module.CHUNK_ROWS + 2 * module.MARGIN_ROWS
@@ -140,6 +140,27 @@ def test_of_several_outputs_the_one_named_logits_is_taken(tmp_path):
     assert open_encoder("deepspeech", path, CPU).encode(speech_like(1.0)).shape == (50, 29)
 
 
+def test_the_hidden_layer_is_given_when_asked_for_and_its_absence_told(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "v"], ["hidden"]), helper.make_node("MatMul", ["x", "w"], ["logits"])]
+    arrays = {"w": graphs.weights(), "v": graphs.weights()[:, :7]}
+    outputs = [value("hidden", (None, 7)), value("logits", (None, 29))]
+    path = graphs.save(tmp_path / "a.onnx", nodes, [value("x", (None, 494))], outputs, arrays)
+    both = {name: open_encoder("deepspeech", path, CPU, output=name) for name in ("logits", "hidden")}
+    assert both["hidden"].features == 7
+    x = speech_like(1.0)
+    np.testing.assert_allclose(both["hidden"].encode(x), both["logits"].encode(x)[:, :7], atol=1e-5)
+    with pytest.raises(InputError, match="--features hidden"):
+        open_encoder("deepspeech", graphs.linear_graph(tmp_path / "b.onnx"), CPU, output="hidden")
+
+
+def test_an_offset_that_is_no_rounding_is_removed_and_a_small_one_left_as_it_is(tmp_path):
+    encoder = open_encoder("deepspeech", graphs.linear_graph(tmp_path / "a.onnx"), CPU)
+    x = speech_like(1.0, rms=0.05)
+    wanted = encoder.encode(x)
+    np.testing.assert_allclose(encoder.encode(x + np.int16(9000)), wanted, atol=0.05)
+    assert not np.array_equal(encoder.encode(x + np.int16(100)), wanted)
+
+
 def test_values_that_are_not_finite_are_an_input_error(tmp_path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["flat"]), helper.make_node("Log", ["flat"], ["logits"])]
     path = graphs.save(tmp_path / "a.onnx", nodes, [value("x", (None, 494))], [value("logits", (None, 29))], {"w": graphs.weights()})
@@ -147,11 +168,11 @@ def test_values_that_are_not_finite_are_an_input_error(tmp_path):
         open_encoder("deepspeech", path, CPU).encode(speech_like(1.0))
 
 
-@pytest.mark.parametrize("name, kind", [("output_graph.pb", "frozen TensorFlow"), ("m.pbmm", "0.2 or later"), ("m.tflite", "Lite")])
-def test_tensorflow_files_are_refused_with_how_an_onnx_file_must_look(name, kind, tmp_path):
+@pytest.mark.parametrize("name, kind", [("m.pbmm", "0.2 or later"), ("m.tflite", "Lite"), ("m.zip", "unpack it"), ("m.pt", "PyTorch")])
+def test_other_kinds_of_model_are_refused_with_what_works(name, kind, tmp_path):
     (tmp_path / name).write_bytes(b"\x0a\x10")
     message = refused(tmp_path / name)
-    assert kind in message and "not part of this version" in message and "(1, T, 494)" in message
+    assert kind in message and "output_graph.pb" in message and "(1, T, 494)" in message
 
 
 @pytest.mark.parametrize("content, says", [(b"", "empty"), (b"not a graph at all", "cannot open"), (None, "no such file")])
@@ -169,8 +190,6 @@ def test_a_folder_is_refused(tmp_path):
 def test_encoder_options_that_do_not_fit_are_usage_errors(tmp_path):
     with pytest.raises(UsageError, match="mel or deepspeech"):
         open_encoder("wav2vec", None, CPU)
-    with pytest.raises(UsageError, match="needs --model"):
-        open_encoder("deepspeech", None, CPU)
     with pytest.raises(UsageError, match="takes no model"):
         open_encoder("mel", tmp_path / "a.onnx", CPU)
 

@@ -1,0 +1,1 @@
+"""How the acoustic model that ships was trained: corpus, teacher, network, objective. `difftalk train-speech` runs it."""
