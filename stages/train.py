@@ -54,6 +54,8 @@ class Config:
     """Condition tokens: single is the paper's one token, tokens adds the rows of the audio window."""
     audio_filter: bool = True
     """Smooth the audio with the learnable temporal filter."""
+    conditions: str = "a,l,m,r"
+    """What the network is told: a (audio), l (landmarks), m (masked frame), r (reference frame)."""
     mask: MaskKind | None = None
     """What is generated: lower-face, mouth, or paper (everything below the nose tip)."""
     reference: Literal["sampled", "fixed"] | None = None
@@ -66,6 +68,10 @@ class Config:
     """T: 1000 (the release), 200 (the paper)."""
     mouth_weight: float = 3.0
     """How much more an error inside the mask counts."""
+    pixel_weight: float = 0.0
+    """Weight of an L1 + LPIPS term between decoded pictures, for fine-tuning (costs a decode for each sample)."""
+    pixel_noise: float = 0.5
+    """The pixel term is taken where the noise is at most this share (sqrt(1 - alpha_bar)) of the signal's scale."""
     steps: int | None = None
     """Optimiser steps."""
     batch: int | None = None
@@ -89,6 +95,10 @@ class Config:
 
     def __post_init__(self) -> None:
         require_counts(self, "steps", "batch", "diffusion_steps", "save_every", "validate_every")
+        if self.pixel_weight < 0 or not 0 < self.pixel_noise <= 1:
+            raise UsageError("--pixel-weight: must be at least 0; --pixel-noise: above 0 and at most 1")
+        if self.conditions.replace(",", "").strip("almr") or not self.conditions:
+            raise UsageError(f"--conditions {self.conditions}: must be some of a,l,m,r")
 
     def resolved(self, resolution: int) -> Config:
         """Every None filled in. Raises UsageError when --resolution is not the clips'."""
@@ -157,6 +167,7 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     shape = denoiser_config(
         config.preset, latent_channels=first_stage.channels, audio_features=features.manifest["facts"]["features"],
         context=config.context, audio_filter=config.audio_filter, prediction=config.prediction,
+        conditions=config.conditions.replace(",", ""),
     )  # fmt: skip
     model = Denoiser(shape).to(device)
     schedule = Schedule(steps=config.diffusion_steps, prediction=config.prediction)
@@ -170,7 +181,8 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     held_out = split_clips(work, "val") or train
     _normalise_audio(model, [features.clips[c.id] for c in train])
     sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
-    task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config)
+    perceptual = _perceptual(runtime).to(device) if config.pixel_weight else None
+    task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config, perceptual)
     key = store.open_for_training()
     outcome = fit(task, LoopConfig.of(config), root, runtime, key)
     save_weights(root / "model.safetensors", outcome.ema)
@@ -184,6 +196,13 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     }
     files = ["model.safetensors", "config.json", "first-stage/model.safetensors", "first-stage/config.json"]
     return store.seal(files, facts)
+
+
+def _perceptual(runtime: Runtime) -> Any:
+    from stages.metrics.lpips import Lpips
+    from stages.weights import locate
+
+    return Lpips(*(locate(f"lpips-alex-{part}", offline=runtime.offline, reporter=runtime.reporter) for part in ("trunk", "heads")))
 
 
 def _normalise_audio(model: Denoiser, features: list[Any]) -> None:

@@ -17,5 +17,9 @@ def loss(
 ) -> Tensor:
     """Per-sample mean squared error: (B,). `weight` (h, w) has mean 1: where the mouth is, errors count more."""
     z_t = schedule.add_noise(z0, noise, t)  # (B, C, h, w)
-    error = (denoise(z_t, t, condition) - schedule.target(z0, noise, t)) ** 2
-    return (error * weight).mean(dim=(1, 2, 3))
+    return weighted_error(denoise(z_t, t, condition), schedule.target(z0, noise, t), weight)
+
+
+def weighted_error(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean squared difference of (B, C, h, w), weighted by place (h, w): (B,)."""
+    return ((output - target) ** 2 * weight).mean(dim=(1, 2, 3))

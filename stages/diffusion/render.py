@@ -68,9 +68,10 @@ class Renderer:
 
     def generate(self, noise: Tensor, condition: Condition, config: SampleConfig) -> Tensor:
         """Window latents (B, C, h, w) from noise of the same shape."""
+        seen = "m" in self.denoiser.config.conditions  # a model without the masked frame draws the whole window
         return sample(
             self.denoiser, self.schedule, noise, condition, steps=config.steps, sampler=config.sampler,
-            known=condition.masked, keep=self.keep,
+            known=condition.masked if seen else None, keep=self.keep,
         )  # fmt: skip
 
     @torch.no_grad()

@@ -13,6 +13,8 @@ from stages.models.condition import ConditionEncoder, ContextKind
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """What the network returns; diffusers' own names."""
+CONDITIONS = "almr"
+"""The condition set of paper 3.2: audio, landmarks, masked frame, reference frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,13 @@ class DenoiserConfig:
     """Add the smoothed audio and the landmarks (the first two context tokens) to the time embedding as well."""
     prediction: Prediction = "v_prediction"
     groups: int = 32
+    conditions: str = CONDITIONS
+    """Which conditions are heard, by their letters; the others are zeros (the rows of the paper's ablation, table 2)."""
 
     def __post_init__(self) -> None:
+        heard = self.conditions
+        if not heard or set(heard) - set(CONDITIONS) or len(set(heard)) < len(heard):
+            raise UsageError(f"--conditions {','.join(heard)}: must be some of a (audio), l (landmarks), m (masked), r (reference)")
         if self.context == "single" and self.context_width != 128:
             raise UsageError("--context single is the paper's [a; l] of 64 + 64: context_width must be 128")
 
@@ -110,9 +117,11 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        x = torch.cat([z_t, condition.masked, condition.reference], dim=1)  # (B, 3C, h, w)
-        audio = (condition.audio - self.audio_mean) / self.audio_std  # (B, 8, 16, F)
-        context = self.condition(audio, condition.landmarks)  # (B, N, D)
+        heard = self.config.conditions
+        masked, reference = condition.masked * ("m" in heard), condition.reference * ("r" in heard)
+        x = torch.cat([z_t, masked, reference], dim=1)  # (B, 3C, h, w)
+        audio = (condition.audio - self.audio_mean) / self.audio_std * ("a" in heard)  # (B, 8, 16, F)
+        context = self.condition(audio, condition.landmarks * ("l" in heard))  # (B, N, D)
         labels = context[:, :2].flatten(1) if self.config.global_condition else None  # (B, 2D)
         return self.unet(x, t, encoder_hidden_states=context, class_labels=labels).sample
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from stages.artifacts import Artifact, Clip
 from stages.diffusion.loss import loss as diffusion_loss
+from stages.diffusion.loss import weighted_error
 from stages.diffusion.render import Renderer, SampleConfig
 from stages.faces import condition_points
 from stages.models.denoiser import Condition, Denoiser
@@ -63,12 +65,21 @@ def gather_windows(audio: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
 
 
 class DenoisingTask:
-    """A training.loop.Task. `config` is stages.train.Config, resolved."""
+    """A training.loop.Task. `config` is stages.train.Config, resolved; `perceptual` is needed when its pixel_weight is not 0."""
 
     def __init__(
-        self, model: Denoiser, renderer: Renderer, train: ClipSet, held_out: ClipSet, latents: Artifact, features: Artifact, config: Any
+        self,
+        model: Denoiser,
+        renderer: Renderer,
+        train: ClipSet,
+        held_out: ClipSet,
+        latents: Artifact,
+        features: Artifact,
+        config: Any,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.model, self.renderer, self.config = model, renderer, config
+        self.model, self.renderer, self.config, self.perceptual = model, renderer, config, perceptual
+        assert perceptual or not config.pixel_weight
         self.train, self.held_out = train, held_out
         self.data, self.held_out_data = (Data(s.clips, latents, features) for s in (train, held_out))
         self.schedule = renderer.schedule
@@ -111,14 +122,38 @@ class DenoisingTask:
         )
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
-        each = diffusion_loss(model, self.schedule, batch.z0, batch.noise, batch.t, batch.condition, self.weight)  # (B,)
+        z_t = self.schedule.add_noise(batch.z0, batch.noise, batch.t)  # (B, C, h, w)
+        output = model(z_t, batch.t, batch.condition)
+        each = weighted_error(output, self.schedule.target(batch.z0, batch.noise, batch.t), self.weight)  # (B,)
         quarter = self.schedule.steps // 4
         figures = {}
         for q in range(4):  # losses per noise level
             inside = (batch.t >= q * quarter) & (batch.t < (q + 1) * quarter)
             if inside.any():
                 figures[f"loss_t{q}"] = each.detach()[inside].mean()
-        return each.mean(), figures
+        if not self.config.pixel_weight:
+            return each.mean(), figures
+        pixel = self._pixel_loss(output, z_t, batch)
+        return each.mean() + self.config.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
+
+    def _pixel_loss(self, output: Tensor, z_t: Tensor, batch: Batch) -> Tensor:
+        """L1 + LPIPS between the decoded windows of the predicted and the true z_0, where little noise leaves a picture to judge.
+
+        Both go through the same decoder, so that its own errors count for nothing. Mean over the whole batch, zeros for the
+        samples with more noise.
+        """
+        _, sigma = self.schedule.coefficients(batch.t, z_t)  # (B, 1, 1, 1)
+        clear = sigma.flatten() <= self.config.pixel_noise
+        if not clear.any():
+            return output.sum() * 0  # every process must see every parameter
+        z0 = self.schedule.clean(output[clear], z_t[clear], batch.t[clear])
+        decode = self.renderer.first_stage.decode
+        with torch.no_grad():
+            truth = decode(batch.z0[clear])  # (b, 3, H, W)
+        made = decode(z0.to(truth.dtype))
+        assert self.perceptual
+        each = (made - truth).abs().mean(dim=(1, 2, 3)) + self.perceptual(made, truth)  # (b,)
+        return each.sum() / len(clear)
 
     # -- looking
 

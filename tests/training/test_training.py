@@ -212,3 +212,73 @@ def test_a_few_frames_can_be_learned_by_heart(tmp_path):
     rows = [json.loads(line) for line in (root / "denoiser-64" / "log.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in rows if r["kind"] == "train"]
     assert len(losses) == 2 and losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("conditions", ["a,l", "a,l,m", "a,r"])
+def test_a_model_hears_only_the_conditions_it_is_given(work, tmp_path, conditions):
+    train.run(replace(DENOISER, conditions=conditions, steps=1), train.Inputs(work), tmp_path / "d", Runtime())
+    described = json.loads((tmp_path / "d" / "config.json").read_text())["denoiser"]
+    assert described["conditions"] == conditions.replace(",", "")
+    from stages.models.denoiser import Condition, Denoiser, DenoiserConfig
+
+    config = DenoiserConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in described.items()})
+    torch.manual_seed(0)
+    model = Denoiser(config).eval()
+    for p in model.parameters():  # diffusers starts some layers at zero
+        torch.nn.init.normal_(p, std=0.05)
+    z = torch.randn(1, config.latent_channels, 8, 8)
+    parts = {"m": torch.randn_like(z), "r": torch.randn_like(z), "a": torch.randn(1, 8, 16, 12), "l": torch.rand(1, 39, 2)}
+
+    def output(changed: str = "") -> torch.Tensor:
+        m, r, a, l = (parts[k] + (k == changed) for k in "mral")
+        with torch.no_grad():
+            return model(z, torch.tensor([5]), Condition(m, r, a, l))
+
+    plain = output()
+    for letter in "almr":
+        assert torch.equal(output(letter), plain) == (letter not in conditions), letter
+
+
+def test_conditions_that_do_not_exist_are_usage_errors():
+    for wrong in ("", "a,x", "audio"):
+        with pytest.raises(UsageError, match="--conditions"):
+            train.Config(conditions=wrong)
+
+
+def test_the_pixel_term_reaches_the_network_through_the_decoder_and_only_where_there_is_little_noise(work, tmp_path):
+    from stages.diffusion.render import Renderer
+    from stages.diffusion.schedule import Schedule
+    from stages.models.denoiser import Denoiser, denoiser_config
+    from stages.training.crops import ClipSet, split_clips
+    from stages.training.denoising import Batch, DenoisingTask
+    from stages.training.latents import cache_latents
+
+    torch.manual_seed(0)
+    first_stage = checkpoint.load_first_stage(work / "vae-64")
+    model = Denoiser(denoiser_config("tiny", latent_channels=first_stage.channels, audio_features=12))
+    schedule = Schedule()
+    renderer = Renderer(first_stage, model, schedule, "lower-face", 64)
+    clips, vae = read_artifact(work, "clips"), read_artifact(work / "vae-64", "vae")
+    cache_latents(renderer, clips, vae, tmp_path / "latents", Runtime())
+    sets = ClipSet(split_clips(clips, "train"), "train on"), ClipSet(split_clips(clips, "val"), "validate on")
+    config = replace(train.Config(preset="tiny", pixel_weight=2.0), seed=0).resolved(64)
+    distance = lambda a, b: (a - b).square().mean(dim=(1, 2, 3))  # noqa: E731 - stands for LPIPS
+    arrays = read_artifact(tmp_path / "latents", "latents"), read_artifact(work / "features", "features")
+    task = DenoisingTask(model, renderer, *sets, *arrays, config, distance)
+    batch = task.batch(0, range(4), torch.device("cpu"))
+    _, sigma = schedule.coefficients(torch.arange(1000), torch.zeros(1))
+    last = int((sigma.flatten() <= config.pixel_noise).nonzero().max())
+
+    def pixel(t: int, output: torch.Tensor) -> torch.Tensor:
+        at = Batch(batch.z0, batch.noise, torch.full((4,), t), batch.condition)
+        return task._pixel_loss(output, schedule.add_noise(at.z0, at.noise, at.t), at)
+
+    right = schedule.target(batch.z0, batch.noise, torch.full((4,), last))
+    assert pixel(last, right) < 1e-4 < pixel(last, right + 0.5)
+    assert pixel(last + 1, right + 0.5) == 0
+    output = (right + 0.5).requires_grad_()
+    pixel(last, output).backward()
+    assert output.grad is not None and output.grad.abs().max() > 0
+    assert all(p.grad is None for p in first_stage.parameters())
+    total, figures = task.loss(model, Batch(batch.z0, batch.noise, torch.tensor([0, 1, 2, 3]), batch.condition))
+    assert float(figures["pixel"]) > 0 and torch.isfinite(total)
