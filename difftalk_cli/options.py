@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from difftalk_cli.outcome import deliver
 from difftalk_cli.progress import make_reporter
 from stages.errors import UsageError
-from stages.runtime import Report, Runtime
+from stages.runtime import Report, Runtime, process_rank
 
 RUNTIME_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "device": (str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
@@ -27,6 +27,9 @@ RUNTIME_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "shard": (str | None, None, "I/N, counted from 0: only this share of the clips, for cluster arrays."),
     "offline": (bool, False, "Never fetch anything from the network."),
     "max_minutes": (float | None, None, "Stop cleanly after this long; the same command goes on later."),
+    "accumulate": (int, 1, "Pieces that each process cuts its share of a batch into; less memory, the same result."),
+    "gradient_checkpointing": (bool, False, "Compute activations again instead of keeping them; less memory, slower."),
+    "compile": (bool, False, "Compile the network with torch.compile; a slow start, faster steps."),
 }
 OUTPUT_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "json": (bool, False, "Print one JSON object instead of the result's path."),
@@ -59,7 +62,7 @@ def build(module: ModuleType, name: str, help: str) -> TyperCommand:
             chosen = pick(runtime)
             if "shard" in chosen:
                 chosen["shard"] = parse_shard(chosen["shard"])
-            reporter = make_reporter(quiet=shown["quiet"], level=shown["log_level"])
+            reporter = make_reporter(quiet=shown["quiet"] or process_rank() > 0, level=shown["log_level"])
             config = stage.Config(**pick(settings))
             return module.call(stage, config, Runtime(reporter=reporter, **chosen), **pick(own))
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import typer
 
 from stages.errors import DiffTalkError
-from stages.runtime import Report
+from stages.runtime import Report, process_rank
 
 
 def deliver(work: Callable[[], Report], *, as_json: bool, debug: bool, table: Callable[[Report], None] | None) -> None:
@@ -36,6 +36,8 @@ def deliver(work: Callable[[], Report], *, as_json: bool, debug: bool, table: Ca
         else:
             tell(f"this is not your fault; please report it with {_keep_trace()} and the output of `difftalk doctor`")
         raise typer.Exit(1) from None
+    if process_rank() > 0:  # of several processes of one training the first speaks for all
+        raise typer.Exit(report.exit_code)
     if report.failed:
         tell(f"{len(report.failed)} failed, {report.done} done, {report.skipped} skipped; see failures.jsonl in {report.out}")
     if table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,16 @@ class _Silent:
         pass
 
 
+def process_rank() -> int:
+    """Which process of a training this is (torchrun and accelerate set RANK); 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """How many processes one training has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """How to run, not what to make."""
@@ -61,11 +72,19 @@ class Runtime:
     """Never fetch anything from the network."""
     max_minutes: float | None = None
     """Training stops cleanly after this long; the same command goes on later."""
+    accumulate: int = 1
+    """Training: pieces that each process cuts its share of a batch into; less memory, the same result."""
+    gradient_checkpointing: bool = False
+    """Training: compute activations again instead of keeping them; less memory, slower."""
+    compile: bool = False
+    """Training: compile the network with torch.compile; a slow start, faster steps."""
     reporter: Reporter = field(default_factory=Reporter)
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError(f"--workers {self.workers}: needs at least 1")
+        if self.accumulate < 1:
+            raise UsageError(f"--accumulate {self.accumulate}: needs at least 1")
         if self.shard and not 0 <= self.shard[0] < self.shard[1]:
             raise UsageError(f"--shard {self.shard[0]}/{self.shard[1]}: needs I/N with 0 <= I < N")
 

@@ -13,11 +13,12 @@ from stages.artifacts import Artifact, Input, read_artifact, write_json
 from stages.artifacts.model import ModelStore
 from stages.errors import ArtifactError, UsageError
 from stages.faces.mask import MaskKind
-from stages.runtime import Report, Runtime
+from stages.runtime import Report, Runtime, process_count, process_rank
+from stages.training import ranks
 from stages.training.settings import require_counts, require_resolution
 
 if TYPE_CHECKING:
-    from stages.models.denoiser import Denoiser
+    from stages.models.denoiser import Denoiser, DenoiserConfig
 
 CODE = 1
 Preset = Literal["tiny", "compact", "paper"]
@@ -86,6 +87,8 @@ class Config:
     """Largest gradient norm."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Arithmetic: no (fp32), bf16 or fp16."""
+    final: Literal["last", "best"] = "last"
+    """Which averaged weights become the model: the last, or the best by validation loss."""
     seed: int = 0
     """Seed of weights and data order."""
     save_every: int = 500
@@ -133,11 +136,51 @@ def run(config: Config, inputs: Inputs, out: Path | None, runtime: Runtime) -> R
     root = Path(out) if out else work_root / f"denoiser-{config.resolution}"
     sources = [Input(r, r, a.digest) for r, a in (("clips", work), ("features", features), ("vae", vae))]
     with ModelStore(root, kind="denoiser", stage="train", code=CODE, config=config, inputs=sources, runtime=runtime) as store:
-        reason = store.why()
+        ranks.start(runtime)
+        reason = ranks.agree(store.why)
         runtime.reporter.log(f"train {root}: {reason}" if reason else f"skip {root}: up to date")
+        if runtime.dry_run:
+            _forecast(config, features, vae, runtime)
         if not reason or runtime.dry_run:
             return Report(out=root, skipped=int(not reason))
         return _train(config, work, features, vae, store, runtime)
+
+
+def _shape(config: Config, features: Artifact, latent_channels: int) -> DenoiserConfig:
+    from stages.models.denoiser import denoiser_config
+
+    return denoiser_config(
+        config.preset, latent_channels=latent_channels, audio_features=features.manifest["facts"]["features"],
+        context=config.context, audio_filter=config.audio_filter, prediction=config.prediction,
+        conditions=config.conditions.replace(",", ""),
+    )  # fmt: skip
+
+
+def _forecast(config: Config, features: Artifact, vae: Artifact, runtime: Runtime) -> None:
+    """Log what the training will cost; nothing is trained or written."""
+    import torch
+
+    from stages.faces.mask import window
+    from stages.models.denoiser import Condition, Denoiser
+    from stages.shapes import AUDIO_NEIGHBOURS, CONDITION_POINTS, WINDOW_ROWS
+    from stages.training.estimate import count, describe, measured_speed
+
+    facts, device = vae.manifest["facts"], runtime.torch_device()
+    rows, columns = window(config.mask, config.resolution // facts["factor"])
+    latent = (1, facts["channels"], rows.stop - rows.start, columns.stop - columns.start)
+    with torch.device("meta"):
+        shape = _shape(config, features, facts["channels"])
+        model = Denoiser(shape)
+        audio = torch.empty(1, AUDIO_NEIGHBOURS, WINDOW_ROWS, shape.audio_features)
+        condition = Condition(torch.empty(latent), torch.empty(latent), audio, torch.empty(1, len(CONDITION_POINTS), 2))
+        cost = count(model, lambda: model(torch.empty(latent), torch.zeros(1, dtype=torch.long), condition))
+    samples = max(1, config.batch // process_count() // runtime.accumulate)
+    lines = describe(
+        cost, batch=config.batch, samples=samples, steps=config.steps, speed=measured_speed(device, config.precision),
+        half=config.precision != "no", where=f"{device}, {process_count()} of them" if process_count() > 1 else str(device),
+    )  # fmt: skip
+    for line in lines:
+        runtime.reporter.log(line)
 
 
 def _check_features(work: Artifact, features: Artifact) -> None:
@@ -154,7 +197,7 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
 
     from stages.diffusion.render import Renderer
     from stages.diffusion.schedule import Schedule
-    from stages.models.denoiser import Denoiser, denoiser_config
+    from stages.models.denoiser import Denoiser
     from stages.training.checkpoint import load_first_stage, save_weights
     from stages.training.crops import ClipSet, split_clips
     from stages.training.denoising import DenoisingTask
@@ -164,19 +207,18 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     device, root = runtime.torch_device(), store.root
     first_stage = load_first_stage(vae.root).to(device)
     torch.manual_seed(config.seed)
-    shape = denoiser_config(
-        config.preset, latent_channels=first_stage.channels, audio_features=features.manifest["facts"]["features"],
-        context=config.context, audio_filter=config.audio_filter, prediction=config.prediction,
-        conditions=config.conditions.replace(",", ""),
-    )  # fmt: skip
-    model = Denoiser(shape).to(device)
+    model = Denoiser(_shape(config, features, first_stage.channels)).to(device)
     schedule = Schedule(steps=config.diffusion_steps, prediction=config.prediction)
     renderer = Renderer(first_stage, model, schedule, config.mask, config.resolution)
     # Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents.
     latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}"
     quiet = replace(runtime, force=False, shard=None)
-    if cache_latents(renderer, work, vae, latents_root, quiet).failed:
+    if process_count() > 1:  # each process encodes its share, then the first seals
+        cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())))
+        ranks.wait()
+    if process_rank() == 0 and cache_latents(renderer, work, vae, latents_root, quiet).failed:
         raise ArtifactError(f"{latents_root}: some clips could not be encoded, see failures.jsonl there")
+    ranks.wait()
     train = split_clips(work, "train")
     held_out = split_clips(work, "val") or train
     _normalise_audio(model, [features.clips[c.id] for c in train])
@@ -184,7 +226,10 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     perceptual = _perceptual(runtime).to(device) if config.pixel_weight else None
     task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config, perceptual)
     key = store.open_for_training()
+    ranks.wait()  # the first has taken the manifest away
     outcome = fit(task, LoopConfig.of(config), root, runtime, key)
+    if process_rank() > 0:
+        return Report(out=root, done=1)
     save_weights(root / "model.safetensors", outcome.ema)
     write_json(root / "config.json", describe(config, model, schedule, features))
     _copy_first_stage(vae.root, root / "first-stage")

@@ -23,7 +23,7 @@ from stages.artifacts import Artifact, Input, file_digest, read_artifact, write_
 from stages.artifacts.fingerprint import digest_json
 from stages.artifacts.model import ModelStore
 from stages.errors import ArtifactError, InputError, UsageError
-from stages.runtime import Report, Runtime
+from stages.runtime import Report, Runtime, process_count
 from stages.training.settings import require_counts
 from stages.weights import locate
 
@@ -100,6 +100,8 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     if config.recordings:
         known.append(Input("recordings", "list", _recordings_digest(config.recordings)))
     with ModelStore(root, kind="acoustic", stage="train-speech", code=CODE, config=config, inputs=known, runtime=runtime) as store:
+        if process_count() > 1:
+            raise UsageError("train-speech runs in one process; start it without torchrun or accelerate launch")
         reason = store.why()
         runtime.reporter.log(f"train {root}: {reason}" if reason else f"skip {root}: up to date")
         if not reason or runtime.dry_run:

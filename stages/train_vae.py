@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from stages.artifacts import Artifact, Input, read_artifact, write_json
 from stages.artifacts.model import ModelStore
 from stages.errors import UsageError
-from stages.runtime import Report, Runtime
+from stages.runtime import Report, Runtime, process_rank
+from stages.training import ranks
 from stages.training.settings import require_counts, require_resolution
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Config:
     """Decay of the averaged weights."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Arithmetic: no (fp32), bf16 or fp16."""
+    final: Literal["last", "best"] = "last"
+    """Which averaged weights become the model: the last, or the best by validation."""
     seed: int = 0
     """Seed of weights and data order."""
     save_every: int = 500
@@ -82,7 +85,8 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     root = Path(out) if out else Path(inputs) / f"vae-{config.resolution}"
     sources = [Input("clips", "clips", work.digest)]
     with ModelStore(root, kind="vae", stage="train-vae", code=CODE, config=config, inputs=sources, runtime=runtime) as store:
-        reason = store.why()
+        ranks.start(runtime)
+        reason = ranks.agree(store.why)
         runtime.reporter.log(f"train {root}: {reason}" if reason else f"skip {root}: up to date")
         if not reason or runtime.dry_run:
             return Report(out=root, skipped=int(not reason))
@@ -104,10 +108,13 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
     held_out = split_clips(work, "val") or train
     task = FirstStageTask(stage, ClipSet(train, "train on"), ClipSet(held_out, "validate on"), config)
     key = store.open_for_training()
+    ranks.wait()  # the first has taken the manifest away
     if config.steps:
         outcome = fit(task, LoopConfig.of(config), root, runtime, key)
     else:
         outcome = Outcome(stage.to(runtime.torch_device()), 0, True, {})
+    if process_rank() > 0:
+        return Report(out=root, done=1)
     model = outcome.ema
     device = next(model.parameters()).device
     mean, std = task.measure(model, device)

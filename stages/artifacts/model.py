@@ -15,21 +15,23 @@ from stages.artifacts.fingerprint import Input, config_dict, digest_json, explai
 from stages.artifacts.lock import lock
 from stages.artifacts.read import SCHEMA
 from stages.errors import ArtifactError
-from stages.runtime import Report, Runtime
+from stages.runtime import Report, Runtime, process_rank
 
-LENGTH_FIELDS = ("steps", "save_every", "validate_every")
-"""How long to train and how often to look: a longer run goes on from a shorter one."""
+LENGTH_FIELDS = ("steps", "save_every", "validate_every", "final")
+"""How long to train, how often to look, and what to keep: a longer run goes on from a shorter one."""
 
 
 class ModelStore:
     """The writer of a model artifact: model.safetensors, config.json, state/, log.jsonl, tb/, samples/.
 
     Enter raises ArtifactError when the folder holds a training with another configuration or other inputs and
-    --force is not given: hours of training are never thrown away by a changed option.
+    --force is not given: hours of training are never thrown away by a changed option. Of several processes of one
+    training only the first locks, checks and writes; `open_for_training` and `seal` do nothing in the others.
     """
 
     def __init__(self, root: Path, *, kind: str, stage: str, code: int, config: Any, inputs: Sequence[Input], runtime: Runtime):
         self.root, self.kind, self.stage, self.code, self.runtime = root, kind, stage, code, runtime
+        self.writes = process_rank() == 0 and not runtime.dry_run
         self.config, self.inputs = config_dict(config), tuple(inputs)
         self.key = make_key(stage, code, self.config, inputs, ())
         self.resume_key = self._without_length(self.key)
@@ -40,7 +42,7 @@ class ModelStore:
         return {**key, "config": {k: v for k, v in key["config"].items() if k not in LENGTH_FIELDS}}
 
     def __enter__(self) -> Self:
-        if self.runtime.dry_run:
+        if not self.writes:
             return self
         self._stack.enter_context(lock(self.root))
         try:
@@ -94,12 +96,15 @@ class ModelStore:
 
     def open_for_training(self) -> str:
         """Take the manifest away while training runs; returns the key that training states carry."""
-        make_folder(self.root)
-        (self.root / "artifact.json").unlink(missing_ok=True)
+        if self.writes:
+            make_folder(self.root)
+            (self.root / "artifact.json").unlink(missing_ok=True)
         return digest_json(self.resume_key)
 
     def seal(self, files: Sequence[str], facts: dict[str, Any]) -> Report:
         """Write the manifest over `files` (names in the root)."""
+        if not self.writes:
+            return Report(out=self.root, done=1, facts=facts)
         listed = {n: {"bytes": (self.root / n).stat().st_size, "sha256": file_digest(self.root / n)} for n in sorted(files)}
         facts = json.loads(json.dumps(facts))
         manifest = {

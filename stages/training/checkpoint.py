@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from stages.artifacts.files import make_folder, remove_tree, replace_tree, write_atomic
+from stages.artifacts.files import make_folder, read_json, remove_tree, replace_tree, write_atomic
 from stages.errors import ArtifactError
 from stages.models.vae import FirstStage, rebuild_first_stage
 
@@ -60,6 +60,32 @@ def save_state(root: Path, step: int, *, model: nn.Module, ema: nn.Module, optim
     remove_tree(temp)
     for old in states(root)[:-KEEP_LAST]:
         remove_tree(old)
+
+
+def keep_best(root: Path, step: int, ema: nn.Module, scores: dict[str, float], name: str, sign: int) -> bool:
+    """Keep state/best/ when scores[name] beats what is there (sign 1: more is better); says whether it did."""
+    folder = root / "state" / "best"
+    before = read_json(folder / "state.json")
+    if name not in scores or (before is not None and sign * scores[name] <= sign * before["scores"][name]):
+        return False
+    temp = root / ".tmp-best"
+    remove_tree(temp)
+    make_folder(temp / "best")
+    save_weights(temp / "best" / "model.safetensors", ema)
+    (temp / "best" / "state.json").write_text(json.dumps({"step": step, "scores": scores}), encoding="utf-8")
+    make_folder(folder.parent)
+    replace_tree(temp / "best", folder, temp / "trash")
+    remove_tree(temp)
+    return True
+
+
+def load_best(root: Path, ema: nn.Module) -> dict[str, Any] | None:
+    """Load the best averaged weights; returns their step and scores, None when none were kept."""
+    folder = root / "state" / "best"
+    kept = read_json(folder / "state.json")
+    if kept is not None:
+        load_weights(folder / "model.safetensors", ema)
+    return kept
 
 
 def states(root: Path) -> list[Path]:

@@ -79,6 +79,7 @@ class DenoisingTask:
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
         self.model, self.renderer, self.config, self.perceptual = model, renderer, config, perceptual
+        self.criterion = ("loss", -1)
         assert perceptual or not config.pixel_weight
         self.train, self.held_out = train, held_out
         self.data, self.held_out_data = (Data(s.clips, latents, features) for s in (train, held_out))

@@ -34,6 +34,7 @@ class FirstStageTask:
 
     def __init__(self, model: FirstStage, train: ClipSet, held_out: ClipSet, config: Any):
         self.model, self.train, self.held_out, self.config = model, train, held_out, config
+        self.criterion = ("mouth_psnr", 1)
         self.crops = [c.array("crops.npy") for c in train.clips]
         self.held_out_crops = [c.array("crops.npy") for c in held_out.clips]
         level = 1 + (config.mouth_weight - 1) * mask(config.resolution)

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,8 +19,13 @@ from stages.errors import DiffTalkError, UsageError
 from stages.runtime import Runtime
 from stages.training import checkpoint
 from stages.training.ema import Ema
+from stages.training.estimate import BACKWARD, peak_speed
+from stages.training.order import generator
 
 Precision = Literal["no", "bf16", "fp16"]
+Final = Literal["last", "best"]
+AGREE_EVERY = 10
+"""Steps after which several processes ask each other whether to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,8 @@ class LoopConfig:
     """Arithmetic of the forward pass: no (fp32), bf16 or fp16."""
     save_every: int = 1000
     validate_every: int = 500
+    final: Final = "last"
+    """Which averaged weights become the model: the last, or the best by validation."""
     seed: int = 0
 
     @classmethod
@@ -59,6 +67,8 @@ class Task(Protocol):
     """What is trained. `batch` is a pure function of its arguments; `indices` are places in the global batch."""
 
     model: nn.Module
+    criterion: tuple[str, int]
+    """The validation score that the best weights are chosen by, and 1 if more of it is better, -1 if less."""
 
     def batch(self, step: int, indices: range, device: torch.device) -> Any: ...
 
@@ -87,7 +97,8 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
     """Train `task` in the folder `root`, going on from its newest state.
 
     `key` names everything that must be the same for a state to be continued; the caller checks it. Under
-    `accelerate launch` or `torchrun` the global batch is shared out, and each sample is drawn as in a single process.
+    `accelerate launch` or `torchrun` the global batch is shared out, and each sample is drawn as in a single process;
+    `runtime.accumulate` cuts a process's share into pieces that go through the network one after the other.
     """
     from accelerate import Accelerator
     from accelerate.utils import set_seed
@@ -95,8 +106,11 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
     if config.precision == "fp16" and runtime.torch_device().type != "cuda":
         raise UsageError("--precision fp16: needs a CUDA device; use bf16 or no")
     accelerator = Accelerator(mixed_precision=config.precision, cpu=runtime.torch_device().type == "cpu")
-    if config.batch % accelerator.num_processes:
-        raise UsageError(f"--batch {config.batch}: must be a multiple of the {accelerator.num_processes} processes")
+    if config.batch % (accelerator.num_processes * runtime.accumulate):
+        raise UsageError(
+            f"--batch {config.batch}: must be a multiple of the {accelerator.num_processes} processes"
+            + (f" times --accumulate {runtime.accumulate}" if runtime.accumulate > 1 else "")
+        )
     set_seed(config.seed)
     model = task.model.to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -105,9 +119,14 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
     if found := checkpoint.states(root):
         step = checkpoint.load_state(found[-1], model=model, ema=ema.model, optimizer=optimizer)["step"]
         log(f"going on from {found[-1].name}")
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if runtime.gradient_checkpointing:
+        _checkpoint_gradients(model)
+    wrapped, optimizer = accelerator.prepare(torch.compile(model) if runtime.compile else model, optimizer)
     share = config.batch // accelerator.num_processes
     indices = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    pieces = [indices[i : i + share // runtime.accumulate] for i in range(0, share, share // runtime.accumulate)]
+    peak = peak_speed(accelerator.device)
+    flops = _step_flops(task, model, pieces[0], accelerator) * len(pieces) if peak else 0
     journal = Journal(root, step) if accelerator.is_main_process else None
     deadline = time.monotonic() + runtime.max_minutes * 60 if runtime.max_minutes is not None else float("inf")
     started, begin, scores, saved = step, time.monotonic(), {}, step
@@ -120,15 +139,22 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
 
     with runtime.reporter.progress("train", config.steps, "steps") as bar, _Stop() as stop:
         bar.advance(step)
-        while step < config.steps and time.monotonic() < deadline and not stop.asked:
+        while step < config.steps and not _agreed(time.monotonic() >= deadline or stop.asked, step, accelerator):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup))
-            tick = time.monotonic()
-            batch = task.batch(step, indices, accelerator.device)
-            waited = time.monotonic() - tick
-            with accelerator.autocast():
-                loss, figures = task.loss(wrapped, batch)
-            accelerator.backward(loss)
+            # Dropout draws from torch's generator: a resumed run must draw what it would have.
+            torch.manual_seed(int(generator(config.seed, step, indices.start, DROPOUT).integers(1 << 62)))
+            tick, waited, loss, figures = time.monotonic(), 0.0, torch.zeros((), device=accelerator.device), {}
+            for piece in pieces:
+                begun = time.monotonic()
+                batch = task.batch(step, piece, accelerator.device)
+                waited += time.monotonic() - begun
+                # gradients are shared out once a step, after the last piece
+                with nullcontext() if piece is pieces[-1] else accelerator.no_sync(wrapped):
+                    with accelerator.autocast():
+                        part, figures = task.loss(wrapped, batch)
+                    accelerator.backward(part / len(pieces))
+                loss += part.detach() / len(pieces)
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.clip_gradient)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -141,9 +167,12 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
             if journal:
                 took = time.monotonic() - tick
                 rates = {"data_share": waited / took, "samples_per_second": config.batch / took}
+                rates |= {"mfu": flops / took / peak} if peak else {}
                 journal.add(step, loss=loss, gradient_norm=norm, **rates, **figures)
             if step % config.validate_every == 0 or step == config.steps:
                 scores = _validate(task, ema.model, journal, step, accelerator, log)
+                if journal and checkpoint.keep_best(root, step, ema.model, scores, *task.criterion):
+                    log(f"step {step}: the best so far by {task.criterion[0]}")
             if step % config.save_every == 0:
                 save()
     save()
@@ -157,8 +186,41 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
         journal.close()
         minutes = (time.monotonic() - begin) / 60
         log(f"{step - started} steps in {minutes:.1f} min, {step} of {config.steps} done")
+        if config.final == "best" and (best := checkpoint.load_best(root, ema.model)):
+            scores = best["scores"]
+            log(f"the model is the average of step {best['step']}, the best by {task.criterion[0]}")
     accelerator.wait_for_everyone()
     return Outcome(ema.model, step, step >= config.steps, scores)
+
+
+DROPOUT = 0x0D0
+"""Keeps the draws of dropout apart from the task's own draws at the same step and place."""
+
+
+def _agreed(stop: bool, step: int, accelerator: Any) -> bool:
+    """Whether to stop before `step`: of several processes, as soon as one wants to, and all at the same step."""
+    if accelerator.num_processes == 1:
+        return stop
+    if step % AGREE_EVERY:
+        return False
+    return bool(accelerator.gather(torch.tensor([float(stop)], device=accelerator.device)).max() > 0)
+
+
+def _checkpoint_gradients(model: nn.Module) -> None:
+    able = [m for m in model.modules() if hasattr(m, "enable_gradient_checkpointing")]
+    if not able:
+        raise UsageError("--gradient-checkpointing: this network has nothing to recompute")
+    for module in able:
+        module.enable_gradient_checkpointing()
+
+
+def _step_flops(task: Task, model: nn.Module, piece: range, accelerator: Any) -> int:
+    """Operations of one piece forward and backward, counted on one forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), accelerator.autocast(), FlopCounterMode(display=False) as counter:
+        task.loss(model, task.batch(0, piece, accelerator.device))
+    return counter.get_total_flops() * (1 + BACKWARD)
 
 
 class _Stop:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,7 +190,6 @@ def test_switches_change_the_model(work, tmp_path):
 
 
 def test_missing_or_stale_features_are_named(work, tmp_path):
-    import shutil
 
     with pytest.raises(ArtifactError, match="extract-audio"):
         train.run(DENOISER, train.Inputs(work, features=tmp_path / "none"), tmp_path / "d", Runtime())
@@ -282,3 +282,91 @@ def test_the_pixel_term_reaches_the_network_through_the_decoder_and_only_where_t
     assert all(p.grad is None for p in first_stage.parameters())
     total, figures = task.loss(model, Batch(batch.z0, batch.noise, torch.tensor([0, 1, 2, 3]), batch.condition))
     assert float(figures["pixel"]) > 0 and torch.isfinite(total)
+
+
+def test_a_dry_run_tells_parameters_memory_and_time_and_writes_nothing(work, tmp_path):
+    from stages.runtime import Reporter
+
+    class Notes(Reporter):
+        lines: list[str] = []
+
+        def log(self, message: str) -> None:
+            self.lines.append(message)
+
+    runtime = Runtime(device="cpu", dry_run=True, reporter=Notes())
+    train.run(replace(DENOISER, steps=1000, batch=8), train.Inputs(work), tmp_path / "d", runtime)
+    text = "\n".join(Notes.lines)
+    assert "parameters" in text and "GiB" in text and "for 1,000 steps of 8" in text and not (tmp_path / "d").exists()
+
+
+def test_pieces_of_a_batch_give_the_step_of_the_whole(work, tmp_path):
+    config = replace(DENOISER, batch=4, steps=3)
+    for pieces in (1, 2, 4):
+        train.run(config, train.Inputs(work), tmp_path / str(pieces), Runtime(device="cpu", accumulate=pieces))
+    one, two, four = (weights(tmp_path / str(n)) for n in (1, 2, 4))
+    assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-5
+    assert max((one[k] - four[k]).abs().max().item() for k in one) < 1e-5
+    with pytest.raises(UsageError, match="--accumulate 3"):
+        train.run(config, train.Inputs(work), tmp_path / "x", Runtime(device="cpu", accumulate=3))
+
+
+def test_recomputed_activations_change_nothing(work, tmp_path):
+    for recompute in (False, True):
+        train.run(DENOISER, train.Inputs(work), tmp_path / str(recompute), Runtime(device="cpu", gradient_checkpointing=recompute))
+    one, two = (weights(tmp_path / name) for name in ("False", "True"))
+    assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_takes_the_same_steps(tmp_path):
+    root = make_training_data(tmp_path / "work", clips=2, frames=4)
+    train_vae.run(replace(VAE, steps=1), root, None, Runtime(device="cpu"))
+    train_vae.run(replace(VAE, steps=2), root, tmp_path / "plain", Runtime(device="cpu"))
+    train_vae.run(replace(VAE, steps=2), root, tmp_path / "compiled", Runtime(device="cpu", compile=True))
+    one, two = (weights(tmp_path / name) for name in ("plain", "compiled"))
+    assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-4
+
+
+def test_the_best_weights_are_kept_and_used_on_request(work, tmp_path):
+    root = tmp_path / "d"
+    train.run(replace(DENOISER, validate_every=1), train.Inputs(work), root, Runtime(device="cpu"))
+    rows = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
+    losses = {r["step"]: r["loss"] for r in rows if r["kind"] == "validation"}
+    best = json.loads((root / "state" / "best" / "state.json").read_text())
+    assert best["step"] == min(losses, key=losses.get) and len(losses) == 4
+    train.run(replace(DENOISER, validate_every=1, final="best"), train.Inputs(work), root, Runtime(device="cpu"))
+    assert same(weights(root), load_file(root / "state" / "best" / "model.safetensors"))
+
+
+def test_best_means_more_or_less_as_the_score_says(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    kept = [checkpoint.keep_best(tmp_path, i, model, {"psnr": v}, "psnr", 1) for i, v in enumerate((3.0, 2.0, 4.0, 4.0))]
+    assert kept == [True, False, True, False]
+    kept = [checkpoint.keep_best(tmp_path / "b", i, model, {"loss": v}, "loss", -1) for i, v in enumerate((3.0, 2.0, 4.0))]
+    assert kept == [True, True, False]
+    assert checkpoint.load_best(tmp_path, model)["step"] == 2 and checkpoint.load_best(tmp_path / "none", model) is None
+
+
+def test_a_sample_does_not_depend_on_its_batch(work, tmp_path):
+    """The loss of a batch is the mean over its samples, in whatever order and company they come."""
+    train.run(replace(DENOISER, steps=1), train.Inputs(work), tmp_path / "d", Runtime(device="cpu"))
+    from stages.diffusion.render import Renderer
+    from stages.diffusion.schedule import Schedule
+    from stages.models.denoiser import Denoiser, denoiser_config
+    from stages.training.crops import ClipSet, split_clips
+    from stages.training.denoising import DenoisingTask
+
+    torch.manual_seed(0)
+    first_stage = checkpoint.load_first_stage(work / "vae-64")
+    model = Denoiser(denoiser_config("tiny", latent_channels=first_stage.channels, audio_features=12))
+    clips = read_artifact(work, "clips")
+    sets = ClipSet(split_clips(clips, "train"), "train on"), ClipSet(split_clips(clips, "val"), "validate on")
+    latents = min(work.glob("latents-64-lower-face-*"))
+    arrays = read_artifact(latents, "latents"), read_artifact(work / "features", "features")
+    task = DenoisingTask(model, Renderer(first_stage, model, Schedule(), "lower-face", 64), *sets, *arrays, train.Config().resolved(64))
+    with torch.no_grad():
+        whole = task.loss(model, task.batch(7, range(6), torch.device("cpu")))[0]
+        alone = [task.loss(model, task.batch(7, range(i, i + 1), torch.device("cpu")))[0] for i in reversed(range(6))]
+    assert torch.stack(alone).mean() == pytest.approx(whole.item(), rel=1e-5)
+    assert len({round(float(x), 6) for x in alone}) == 6

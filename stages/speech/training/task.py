@@ -101,6 +101,8 @@ class AcousticTask:
 
     def __init__(self, train: Pool, held_out: dict[str, Pool], sizes: Sizes, seed: int):
         self.train, self.held_out, self.seed = train, held_out, seed
+        first = next(iter(held_out), "")
+        self.criterion = (f"{first}/left_hidden", -1)
         torch.manual_seed(seed)
         self.model: nn.Module = AcousticModel(sizes, COMPONENTS, len(LIPS))
         counts = train.counts
