@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from stages.media.audio import read_audio
+from stages.metrics.mouth import lip_opening
 from stages.runtime import Runtime
 from stages.shapes import SAMPLE_RATE
 from stages.speech.encoder import open_encoder
-from stages.speech.training.corpus import mouth
 from stages.speech.windows import windows_at
 
 FOLDS = 5
@@ -97,7 +97,7 @@ def main() -> None:
     for clip in [*whole, *thirds]:
         fps = Fraction(facts[clip]["fps"])
         frames = np.load(clip / "frames.npy")
-        opening = mouth(np.load(clip / "landmarks.npy").astype(np.float32))[:, 0].astype(np.float64)
+        opening = lip_opening(np.load(clip / "landmarks.npy").astype(np.float64))
         if clip in thirds:
             late = frames / float(fps) >= facts[clip]["seconds_sound"] * 2 / 3
             frames, opening = frames[late], opening[late]

@@ -25,7 +25,7 @@ from stages.speech.training.whisper import WhisperEncoder
 from stages.training.order import generator
 
 LIPS = ("inner opening", "outer opening", "width", "chin", "upper lip", "lower lip")
-"""What a mouth's shape is reduced to, in canonical crop pixels; standardised per clip."""
+"""What a mouth's shape is reduced to, in source pixels; standardised per clip."""
 LONGEST = 12 * SAMPLE_RATE
 """Samples in an utterance at most."""
 SHORTEST = SAMPLE_RATE // 2
@@ -203,7 +203,7 @@ def lip_shapes(clip: Path, samples: int) -> np.ndarray:
 
 
 def mouth(points: np.ndarray) -> np.ndarray:
-    """68 landmarks (T, 68, 2) f32 in a canonical crop -> (T, 6) f32, the columns of LIPS in pixels."""
+    """68 landmarks (T, 68, 2) f32 -> (T, 6) f32, the columns of LIPS in pixels."""
 
     def gap(a: int, b: int) -> np.ndarray:
         return np.linalg.norm(points[:, a] - points[:, b], axis=-1)

@@ -1,0 +1,154 @@
+"""How a trained denoiser does on people it never saw, straight from the latent cache: no video, no tracking.
+
+    python -m tests.bench.held_out MODEL WORK [--side val] [--frames 64] [--steps 10]
+
+For each held-out clip, `--frames` frames in a row are generated from the clip's own sound with one far frame as reference.
+In the part of the crop that holds the mouth: PSNR and LPIPS against the truth, and how the lips' opening (dlib on the
+generated crop) correlates with the truth's. Two rows more say what is possible and what is trivial: the first stage's
+reconstruction, and the reference frame's mouth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages import infer
+from stages.artifacts import Artifact, Clip, read_artifact
+from stages.diffusion.render import Renderer, SampleConfig
+from stages.faces import condition_points
+from stages.faces.align import apply
+from stages.faces.detect import DlibFinder
+from stages.metrics.lpips import Lpips
+from stages.metrics.mouth import correlation, lip_opening
+from stages.metrics.quality import psnr
+from stages.models.denoiser import Condition
+from stages.runtime import Runtime
+from stages.training.crops import split_clips
+from stages.training.denoising import far_frame, gather_windows
+from stages.training.order import generator
+from stages.weights import locate
+
+MOUTH = (slice(0.52, 0.92), slice(0.26, 0.74))
+"""Rows and columns of a canonical crop that hold the mouth, as shares of its side."""
+
+
+@dataclass
+class Scores:
+    """Means over clips."""
+
+    psnr: float
+    lpips: float
+    opening: float
+
+    def __str__(self) -> str:
+        return f"{self.psnr:8.2f} {self.lpips:8.4f} {self.opening:8.3f}"
+
+
+def mouth_of(crops: np.ndarray) -> np.ndarray:
+    """(T, R, R, 3) -> the mouth's part."""
+    side = crops.shape[1]
+    rows, columns = (slice(int(s.start * side), int(s.stop * side)) for s in MOUTH)
+    return np.ascontiguousarray(crops[:, rows, columns])
+
+
+class LipReader:
+    """Lip opening in canonical crops: the face's place is known, so no detector is asked."""
+
+    def __init__(self) -> None:
+        self.finder = DlibFinder(locate)
+
+    def __call__(self, crops: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """(T, R, R, 3) u8 and the true crops' landmarks (T, 68, 2) in pixels of the crop -> (T,) openings."""
+        found = []
+        for crop, points in zip(crops, landmarks, strict=True):
+            low, high = points.min(0), points.max(0)
+            width = high[0] - low[0]
+            box = (float(low[0]), float(high[1] - 1.1 * width), float(high[0]), float(high[1] + 0.02 * width))
+            shape = self.finder._landmarks(crop, self.finder._dlib.rectangle(*(round(v) for v in box)))
+            found.append(lip_opening(shape))
+        return np.array(found)
+
+
+def evaluate(
+    model: Path, work: Artifact, features: Artifact, *, side: str, frames: int, steps: int, device: str = "cpu"
+) -> dict[str, Scores]:
+    """Scores of the model, of its first stage alone, and of showing the reference's mouth."""
+    renderer, described, _ = infer.load_model(model, Runtime(device=device))
+    lpips = Lpips(locate("lpips-alex-trunk"), locate("lpips-alex-heads"))
+    reader = LipReader()
+    table: dict[str, list[tuple[float, float, float]]] = {"generated": [], "first stage": [], "reference": []}
+    for number, clip in enumerate(split_clips(work, side)):
+        crops = clip.array("crops.npy")
+        count = min(frames, len(crops))
+        place = slice((len(crops) - count) // 2, (len(crops) - count) // 2 + count)
+        truth = np.asarray(crops[place])
+        align, source = np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))
+        points = condition_points(align, source)[place]
+        pixels = np.stack([apply(m, p) for m, p in zip(align[place], source[place], strict=True)]) * renderer.resolution
+        far = far_frame(generator(0, number), len(crops), place.start + count // 2)
+        made = generate(renderer, clip, features, truth, points, crops[far], place, steps)
+        with torch.no_grad():
+            pictures = renderer.pictures(truth)
+            again = torch.cat([renderer.first_stage.decode(renderer.encode(p[None])) for p in pictures]).clamp(-1, 1)
+        rebuilt = ((again.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        reference = renderer.compose(truth, np.repeat(np.asarray(crops[far])[None], count, 0))
+        opened = reader(truth, pixels)
+        for name, shown in (("generated", made), ("first stage", renderer.compose(truth, rebuilt)), ("reference", reference)):
+            a, b = mouth_of(shown), mouth_of(truth)
+            quality = float(np.mean([psnr(x, y) for x, y in zip(a, b, strict=True)]))
+            distance = float(np.mean([lpips.frames(a[i : i + 16], b[i : i + 16]).mean() for i in range(0, count, 16)]))
+            table[name].append((quality, distance, correlation(reader(shown, pixels), opened)))
+    return {name: Scores(*(float(v) for v in np.nanmean(rows, axis=0))) for name, rows in table.items()}
+
+
+def generate(
+    renderer: Renderer, clip: Clip, features: Artifact, truth: np.ndarray, points: np.ndarray, reference: np.ndarray,
+    place: slice, steps: int,
+) -> np.ndarray:  # fmt: skip
+    """(T, R, R, 3) u8: the frames of `place` from their own sound."""
+    arrays = features.clips[clip.id]
+    audio, near = arrays.array("audio.npy"), np.asarray(arrays.array("neighbours.npy"))
+    z_r = renderer.crop(renderer.encode(renderer.pictures(np.asarray(reference)[None])))
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)).to(renderer.device)
+    made = []
+    for i in range(0, len(truth), 8):
+        part = truth[i : i + 8]
+        whole = renderer.encode_masked(renderer.pictures(part))
+        windows = gather_windows(audio, near[place.start + i : place.start + i + len(part)])
+        condition = Condition(
+            masked=renderer.crop(whole),
+            reference=z_r.expand(len(part), -1, -1, -1),
+            audio=torch.from_numpy(windows).to(renderer.device),
+            landmarks=torch.from_numpy(points[i : i + len(part)]).to(renderer.device),
+        )
+        z = renderer.generate(noise.expand(len(part), -1, -1, -1), condition, SampleConfig(steps=steps))
+        made.append(renderer.compose(part, renderer.decode(whole, z)))
+    return np.concatenate(made)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--features", type=Path)
+    parser.add_argument("--side", default="val")
+    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    o = parser.parse_args()
+    work, features = read_artifact(o.work, "clips"), read_artifact(o.features or o.work / "features", "features")
+    scores = evaluate(o.model, work, features, side=o.side, frames=o.frames, steps=o.steps, device=o.device)
+    print(f"{'':14} {'PSNR':>8} {'LPIPS':>8} {'opening':>8}")
+    for name, row in scores.items():
+        print(f"{name:14} {row}")
+    print(json.dumps({k: vars(v) for k, v in scores.items()}))
+
+
+if __name__ == "__main__":
+    main()
