@@ -23,7 +23,7 @@ from stages.speech.mfcc import INPUT_WIDTH
 from stages.speech.network import CLIP, Network, write_onnx
 from stages.weights import cache_folder
 
-CODE = 1
+CODE = 2
 """Raised when the conversion gives other numbers: an older file in the cache is not used then."""
 FORGET_BIAS = 1.0
 """TensorFlow's BasicLSTMCell adds it while running; here it goes into the bias."""

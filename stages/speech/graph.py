@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,11 @@ LETTERS = 29
 CHUNK_ROWS = 6000
 """120 s of sound go through the network at once. Shorter sound is one piece, as in the original pipeline."""
 MARGIN_ROWS = 500
-"""10 s run along on each side of a piece and are thrown away: the recurrent state forgets its start within them."""
+"""10 s run along on each side of a piece and are thrown away, for graphs that cannot carry their state from piece to piece."""
+STATE, LAST_STATE = ("initial_h", "initial_c"), ("last_h", "last_c")
+"""Optional inputs, and outputs, of a graph that can."""
+State = tuple[np.ndarray, np.ndarray]
+"""An LSTM's h and c, each (2, 1, H): forward and backward."""
 
 CONTRACT = (
     f"one float32 input of shape (1, T, {INPUT_WIDTH}) or (T, {INPUT_WIDTH}) with T free, optionally a second, int32 input "
@@ -55,11 +59,24 @@ class AcousticGraph:
         self.width = LETTERS if output == "logits" else 0
         # twice, with two lengths: a graph that was exported with a fixed T shows it here and not in the tenth clip
         for rows in (2, 21):
-            self.width = self._run(np.zeros((rows, INPUT_WIDTH), np.float32)).shape[-1]
+            self.width = self._run(np.zeros((rows, INPUT_WIDTH), np.float32))[0].shape[-1]
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether `run` can go on from the state that another call ended with."""
+        inputs = {i.name for i in self._graph.get_overridable_initializers()}
+        return inputs >= set(STATE) and {o.name for o in self._graph.get_outputs()} >= set(LAST_STATE)
+
+    def run(self, x: np.ndarray, state: State | None = None) -> tuple[np.ndarray, State]:
+        """(T, 494) f32 and the LSTM's state at both ends -> (T, F) f32 and the state at the other ends, each (2, 1, H) twice."""
+        y = self._run(x, dict(zip(STATE, state, strict=True)) if state else {}, LAST_STATE)
+        return self._finite(y[0]), (y[1], y[2])
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The whole of x as one piece: (T, 494) f32 -> (T, F) f32. Raises InputError for values that are not finite."""
-        y = self._run(x)
+        return self._finite(self._run(x)[0])
+
+    def _finite(self, y: np.ndarray) -> np.ndarray:
         if not np.isfinite(y).all():
             raise InputError(f"{self.path}: the network gives values that are not finite; the file is damaged or of half precision")
         return y
@@ -81,18 +98,18 @@ class AcousticGraph:
             raise self._refuse()
         return named[0].name
 
-    def _run(self, x: np.ndarray) -> np.ndarray:
-        feed = {self._input.name: x if len(self._input.shape) == 2 else x[None]}
+    def _run(self, x: np.ndarray, state: dict[str, np.ndarray] | None = None, more: tuple[str, ...] = ()) -> list[np.ndarray]:
+        feed = (state or {}) | {self._input.name: x if len(self._input.shape) == 2 else x[None]}
         if self._lengths is not None:
             feed[self._lengths.name] = np.array([len(x)], np.int32)
         try:
-            y = self._graph.run([self._output], feed)[0]
+            y, *rest = self._graph.run([self._output, *more], feed)
         except Exception as error:  # onnxruntime's exceptions have no common base but this
             raise self._refuse(f"running it on {len(x)} rows fails: {_first_line(error)}") from error
         width = self.width or (y.shape[-1] if y.ndim else 0)
         if not width or y.shape not in ((len(x), 1, width), (1, len(x), width), (len(x), width)):
             raise self._refuse(f"{len(x)} rows give an output of shape {y.shape}")
-        return y.reshape(len(x), width).astype(np.float32)
+        return [y.reshape(len(x), width).astype(np.float32), *rest]
 
     def _refuse(self, more: str = "") -> InputError:
         def shapes(values: Any) -> str:
@@ -113,17 +130,44 @@ def in_pieces(
     chunk: int = CHUNK_ROWS,
     margin: int = MARGIN_ROWS,
 ) -> np.ndarray:
-    """Features of `count` rows, `chunk` at a time with `margin` rows of context: (count, F) f32.
+    """Features of `count` rows, `chunk` at a time: (count, F) f32.
 
-    `take(start, stop)` gives the network's input for those rows, (stop - start, 494) f32, so that nothing of the
-    sound's length but the result is ever held.
+    `take(start, stop)` gives the network's input for those rows, (stop - start, 494) f32, so that nothing of the sound's
+    length but the result is ever held. A graph that carries its LSTM's state gives what it would give for the whole; any
+    other runs with `margin` rows of context on each side, which is as good as its memory is short.
     """
-    pieces = []
-    for start in range(0, count, chunk):
-        stop = min(start + chunk, count)
+    pieces = [(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    if len(pieces) > 1 and graph.carries_state:
+        return np.concatenate(list(_with_state(graph, pieces, take)))
+    found = []
+    for start, stop in pieces:
         lo, hi = max(start - margin, 0), min(stop + margin, count)
-        pieces.append(graph(take(lo, hi))[start - lo : stop - lo])
-    return np.concatenate(pieces)
+        found.append(graph(take(lo, hi))[start - lo : stop - lo])
+    return np.concatenate(found)
+
+
+def _with_state(graph: AcousticGraph, pieces: list[tuple[int, int]], take: Callable[[int, int], np.ndarray]) -> Iterator[np.ndarray]:
+    """From the end to the start for the backward direction's state at every cut, then from the start with both."""
+    behind: list[State | None] = [None] * len(pieces)  # the state that comes from the right into each piece
+    for k in range(len(pieces) - 1, 0, -1):
+        _, state = graph.run(take(*pieces[k]), behind[k])
+        behind[k - 1] = state
+    before: State | None = None
+    for piece, after in zip(pieces, behind, strict=True):
+        y, state = graph.run(take(*piece), _join(before, after))
+        before = state
+        yield y
+
+
+def _join(forward: State | None, backward: State | None) -> State | None:
+    """Direction 0 of one state, direction 1 of another; zeros for None."""
+    if forward is None or backward is None:
+        known = forward or backward
+        if known is None:
+            return None
+        zeros = tuple(np.zeros_like(x) for x in known)
+        forward, backward = forward or zeros, backward or zeros  # type: ignore[assignment]
+    return tuple(np.concatenate([f[:1], b[1:]]) for f, b in zip(forward, backward, strict=True))  # type: ignore[return-value]
 
 
 def check_file(path: Path) -> None:

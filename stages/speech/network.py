@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.files import write_atomic
+from stages.speech.graph import LAST_STATE, STATE
 
 CLIP = 20.0
 """Upper end of the clipped ReLU."""
@@ -44,8 +45,10 @@ class Network:
 def write_onnx(path: Path, network: Network, *, half: bool = False) -> None:
     """Write `network` in the contract of `graph.AcousticGraph`, with the outputs `logits` (T, 1, 29) and `hidden` (T, 1, n).
 
-    `half` stores the matrices as float16 and computes in float32: half the size, the same speed. The file appears whole
-    or not at all.
+    Beyond the contract it takes the LSTM's state before the first row and after the last (`initial_h`, `initial_c`: (2, 1, H),
+    zeros when not given) and gives the state at the other end of each direction (`last_h`, `last_c`), so that sound of any
+    length goes through in pieces with the very result of the whole. `half` stores the matrices as float16 and computes in
+    float32: half the size, the same speed. The file appears whole or not at all.
     """
     import onnx
 
@@ -94,8 +97,11 @@ def make_onnx(network: Network, *, half: bool = False) -> Any:
         x = clipped(dense(x, layer))  # (T, n)
     x = node("Unsqueeze", [x, "axis_1"], "sequence")  # (T, 1, n)
     weights = [constant(f"lstm_{name}", value) for name, value in zip("WRB", network.lstm, strict=True)]
-    x = node("LSTM", [x, *weights], "directions", hidden_size=hidden_size, direction="bidirectional")  # (T, 2, 1, H)
-    x = node("Transpose", [x], "by_row", perm=[0, 2, 1, 3])  # (T, 1, 2, H)
+    for name in STATE:  # an input with an initializer of its name may be left out
+        constants.append(numpy_helper.from_array(np.zeros((2, 1, hidden_size), np.float32), name))
+    ends = ["directions", *LAST_STATE]  # (T, 2, 1, H); (2, 1, H) twice
+    nodes.append(helper.make_node("LSTM", [x, *weights, "", *STATE], ends, hidden_size=hidden_size, direction="bidirectional"))
+    x = node("Transpose", ["directions"], "by_row", perm=[0, 2, 1, 3])  # (T, 1, 2, H)
     x = node("Reshape", [x, "joined"], "both")  # (T, 2H)
     x = clipped(dense(x, 5))  # (T, n5)
     node("Unsqueeze", [x, "axis_1"], "hidden")  # (T, 1, n5)
@@ -106,8 +112,10 @@ def make_onnx(network: Network, *, half: bool = False) -> Any:
     def tensor(name: str, shape: list[Any]) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
+    state = [2, 1, hidden_size]
     graph = helper.make_graph(
-        nodes, "deepspeech", [tensor("input_node", [1, "T", inputs])],
-        [tensor("logits", ["T", 1, letters]), tensor("hidden", ["T", 1, width])], constants,
+        nodes, "deepspeech", [tensor("input_node", [1, "T", inputs]), *(tensor(name, state) for name in STATE)],
+        [tensor("logits", ["T", 1, letters]), tensor("hidden", ["T", 1, width]), *(tensor(name, state) for name in LAST_STATE)],
+        constants,
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="difftalk")

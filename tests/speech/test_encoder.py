@@ -81,6 +81,50 @@ def test_long_sound_in_pieces_equals_the_whole(tmp_path):
     assert np.abs(bare - whole).max() > 0.05  # without the margin it would be seen
 
 
+@pytest.mark.parametrize("chunk", [1, 37, 400, 999, 1000])
+@pytest.mark.parametrize("output", ["logits", "hidden"])
+def test_a_graph_that_carries_its_state_gives_in_pieces_what_it_gives_for_the_whole(tmp_path, chunk, output):
+    from stages.speech.frozen_graph import read_frozen_graph
+    from stages.speech.network import write_onnx
+    from tests.speech import frozen
+
+    variables = frozen.arrays()
+    for scope in (frozen.FW, frozen.BW):  # gates that hardly forget: a margin would have to be endless
+        variables[f"{scope}/bias"][32:48] += 6
+    write_onnx(tmp_path / "a.onnx", read_frozen_graph(frozen.write_graph(tmp_path / "a.pb", variables)))
+    graph = AcousticGraph(tmp_path / "a.onnx", CPU, threads=1, output=output)
+    x = np.random.default_rng(0).standard_normal((1000, 494)).astype(np.float32)
+    whole = graph(x)
+    if chunk == 1:
+        x, whole = x[:50], graph(x[:50])
+    found = in_pieces(graph, len(x), lambda a, b: x[a:b], chunk=chunk, margin=0)
+    assert graph.carries_state and np.abs(found - whole).max() < 1e-4 * np.abs(whole).max()
+    if chunk == 400:
+        assert np.abs(in_pieces(Stateless(graph), 1000, lambda a, b: x[a:b], chunk=chunk, margin=10) - whole).max() > 1e-3
+
+
+class Stateless:
+    """A graph whose state nobody can reach."""
+
+    carries_state = False
+
+    def __init__(self, graph: AcousticGraph):
+        self.graph = graph
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return self.graph(x)
+
+
+def test_the_model_that_ships_gives_for_long_sound_what_it_gives_for_the_whole():
+    from stages.speech.encoder import BUNDLED
+
+    graph = AcousticGraph(BUNDLED, CPU, threads=1)
+    rows = mfcc_rows(speech_like(24.0, noise=0.02))
+    x = network_input(rows, whitening(rows))
+    whole = graph(x)
+    assert np.abs(in_pieces(graph, len(x), lambda a, b: x[a:b], chunk=310) - whole).max() < 1e-3
+
+
 def test_long_sound_is_never_given_to_the_network_at_once(tmp_path, monkeypatch):
     seen = []
     run = AcousticGraph.__call__

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from stages.speech.network import Network, write_onnx
 from stages.speech.training.network import AcousticModel
 
-
 LIP_GAIN = 3.0
 """Logits for one deviation of the lips' opening: as large as the letters' own swing (1 to 2)."""
 
