@@ -101,7 +101,7 @@ def evaluate(
         opened = reader(truth, pixels)
         for name, shown in (("generated", made), ("first stage", renderer.compose(truth, rebuilt)), ("reference", reference)):
             a, b = mouth_of(shown), mouth_of(truth)
-            quality = float(np.mean([psnr(x, y) for x, y in zip(a, b, strict=True)]))
+            quality = float(np.mean([min(psnr(x, y), 100.0) for x, y in zip(a, b, strict=True)]))
             distance = float(np.mean([lpips.frames(a[i : i + 16], b[i : i + 16]).mean() for i in range(0, count, 16)]))
             table[name].append((quality, distance, correlation(reader(shown, pixels), opened)))
     return {name: Scores(*(float(v) for v in np.nanmean(rows, axis=0))) for name, rows in table.items()}
