@@ -56,7 +56,10 @@ def stream_audio(
 
 def read_audio(path: Path, *, info: MediaInfo | None = None, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
     """The whole first audio stream: (n,) i16 mono at 16 kHz (32 kB a second)."""
-    return np.concatenate(list(stream_audio(path, info=info, start_seconds=start_seconds, seconds=seconds)))
+    data = bytearray()  # grows in place: a list of pieces would be held twice when it is joined
+    for piece in stream_audio(path, info=info, start_seconds=start_seconds, seconds=seconds):
+        data += memoryview(piece).cast("B")
+    return np.frombuffer(data, "<i2")
 
 
 def audio_seconds(path: Path) -> float:

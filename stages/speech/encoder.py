@@ -84,7 +84,7 @@ def deepspeech(model: Path | None, runtime: Runtime, threads: int = 0, output: O
 
 
 def _without_offset(samples: np.ndarray) -> np.ndarray:
-    offset = round(float(np.median(samples))) if len(samples) else 0  # pauses lie at the offset
+    offset = round(float(np.median(samples[::16]))) if len(samples) else 0  # pauses lie at the offset
     return samples if abs(offset) < OFFSET else np.clip(samples.astype(np.int32) - offset, -32768, 32767).astype(np.int16)
 
 

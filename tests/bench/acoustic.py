@@ -26,16 +26,17 @@ from stages.speech.encoder import open_encoder
 SPEECH = Path(__file__).parents[1] / "data" / "speech.wav"
 
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from stages import extract_audio
 from stages.runtime import Runtime
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_mb():  # of this program alone: getrusage would count what started it
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+before = peak_mb()
 start = time.perf_counter()
 config = extract_audio.Config(encoder=sys.argv[2], features=sys.argv[3], model=Path(sys.argv[4]) if sys.argv[4] else None)
 extract_audio.run(config, Path(sys.argv[1]), None, Runtime(device="cpu"))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": time.perf_counter() - start, "start_mb": before, "peak_mb": peak}))
+print(json.dumps({"seconds": time.perf_counter() - start, "start_mb": before, "peak_mb": peak_mb()}))
 """
 
 
