@@ -1,5 +1,5 @@
 # make demo   install, then raw videos -> trained model -> talking video -> scores, on clips that are made here
-# make test   install, then the whole test suite
+# make test   install, then the test suite; make test-long: what takes minutes each
 #
 # Needs Python 3.11 or newer with venv, make and git; nothing else, no root, no ffmpeg, no GPU.
 # To keep pip from fetching torch's CUDA build on a machine without a GPU, give it PyTorch's CPU index:
@@ -15,7 +15,7 @@ DEMO ?= demo
 BIN = $(VENV)/bin
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -1)
 
-.PHONY: install demo test clean
+.PHONY: install demo test test-long clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,9 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+test-long: install
+	$(BIN)/python -m pytest -q -m long
 
 clean:
 	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache

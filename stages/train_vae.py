@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stages.artifacts import Artifact, Input, read_artifact, write_json
 from stages.artifacts.model import ModelStore
@@ -16,15 +16,30 @@ from stages.training.settings import require_counts, require_resolution
 if TYPE_CHECKING:
     import torch
 
-CODE = 1
-Preset = Literal["tiny", "compact", "paper"]
+    from stages.models.discriminator import PatchDiscriminator
+    from stages.training.loop import LoopConfig
 
-# preset      steps  batch patch learning rate
+CODE = 1
+Preset = Literal["tiny", "compact", "paper", "kl-f4", "kl-f8"]
+
+# preset      steps    batch patch rate     mouth KL                 LPIPS adversary from its layers
 TRAINING = {
-    "tiny": (3000, 8, 64, 3e-4),
-    "compact": (20_000, 16, 128, 4e-4),
-    "paper": (533_066, 8, 256, 3.6e-5),  # LDM vq-f4: 4.5e-6 x 8 pictures
+    "tiny": (3000, 8, 64, 3e-4, 2.0, 1e-6, 0.0, 0.0, 0, 3),
+    "compact": (20_000, 16, 128, 4e-4, 2.0, 1e-6, 0.0, 0.0, 0, 3),
+    "paper-256": (533_066, 8, 256, 3.6e-5, 1.0, 1e-6, 1.0, 0.75, 0, 3),  # LDM vq-f4: 4.5e-6 x 8 pictures
+    "paper-512": (971_043, 10, 256, 4.5e-5, 1.0, 1e-6, 1.0, 0.6, 1, 2),  # LDM vq-f8: 4.5e-6 x 10 pictures
+    # LDM kl-f4 and kl-f8: 4.5e-6 x 12 pictures x 2 pieces. Its 1e-6 stands between sums over a picture and over its
+    # latents; between a mean over 3 f^2 values and a sum over the channels of one place that is
+    "kl-f4": (176_991, 24, 256, 1.08e-4, 1.0, 1e-6 / (3 * 4**2), 1.0, 0.5, 50_001, 3),
+    "kl-f8": (246_803, 24, 256, 1.08e-4, 1.0, 1e-6 / (3 * 8**2), 1.0, 0.5, 50_001, 3),
 }
+FIELDS = (
+    "steps", "batch", "patch", "learning_rate", "mouth_weight", "kl_weight",
+    "perceptual_weight", "adversarial_weight", "adversarial_start",
+)  # fmt: skip
+"""The columns that are options; the last is the discriminator's convolutions of stride 2."""
+LDM: dict[str, Any] = {"betas": (0.5, 0.9), "weight_decay": 0.0, "warmup": 1, "clip_gradient": float("inf")}
+"""How LDM optimises: plain Adam at a constant rate. `tiny` and `compact` keep AdamW, a warm-up and clipped gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +47,7 @@ class Config:
     """What the first stage depends on. None means: as the preset says."""
 
     preset: Preset = "tiny"
-    """Size and recipe: tiny (minutes on a CPU), compact (what ships), paper (VQ-f4 at 256 px, f8 at 512 px)."""
+    """Size and recipe: tiny (minutes on a CPU), compact (what ships), paper (LDM's VQ-f4 at 256 px, f8 at 512 px), kl-f4, kl-f8 (LDM's)."""
     resolution: int | None = None
     """Side of the crops; must be what preprocess made."""
     init: str | None = None
@@ -44,11 +59,17 @@ class Config:
     patch: int | None = None
     """Side of the training patches in pixels."""
     learning_rate: float | None = None
-    """AdamW learning rate."""
-    mouth_weight: float = 2.0
-    """How much more an error inside the mouth mask counts."""
-    kl_weight: float = 1e-6
-    """Weight of the KL term (LDM)."""
+    """Learning rate, of the discriminator too."""
+    mouth_weight: float | None = None
+    """How much more an error inside the mouth mask counts (1: LDM)."""
+    kl_weight: float | None = None
+    """Weight of the KL term."""
+    perceptual_weight: float | None = None
+    """Weight of LPIPS (VGG16) in the reconstruction (LDM: 1); 0 does without its weights."""
+    adversarial_weight: float | None = None
+    """Weight of the adversarial term, before it is balanced with the reconstruction; 0: no discriminator."""
+    adversarial_start: int | None = None
+    """Steps without it: until then the discriminator rests."""
     ema: float = 0.999
     """Decay of the averaged weights."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -66,16 +87,26 @@ class Config:
         if self.steps is not None and self.steps < 0:
             raise UsageError(f"--steps {self.steps}: must be at least 0")
         require_counts(self, "batch", "save_every", "validate_every")
+        for name in ("mouth_weight", "kl_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 0")
 
     def resolved(self, resolution: int) -> Config:
         """Every None filled in. Raises UsageError when --resolution is not the clips'."""
         require_resolution(self.resolution, resolution)
-        steps, batch, patch, rate = TRAINING[self.preset]
-        defaults = dict(resolution=resolution, steps=steps, batch=batch, patch=min(patch, resolution), learning_rate=rate)
+        defaults: dict[str, Any] = dict(zip(FIELDS, _recipe(self.preset, resolution))) | {"resolution": resolution}
+        defaults["patch"] = min(defaults["patch"], resolution)
         config = replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
         if config.patch > resolution or config.patch % 32:  # type: ignore[operator]
             raise UsageError(f"--patch {config.patch}: must be a multiple of 32, at most {resolution}")
+        if config.adversarial_weight and config.precision == "fp16":
+            raise UsageError("--precision fp16: too coarse to weigh two losses' gradients; use bf16 or no, or --adversarial-weight 0")
         return config
+
+
+def _recipe(preset: Preset, resolution: int) -> tuple[Any, ...]:
+    """A row of TRAINING."""
+    return TRAINING[preset if preset != "paper" else "paper-512" if resolution >= 512 else "paper-256"]
 
 
 def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Report:
@@ -100,17 +131,19 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
     from stages.training.checkpoint import save_weights
     from stages.training.crops import ClipSet, split_clips
     from stages.training.first_stage import FirstStageTask
-    from stages.training.loop import LoopConfig, Outcome, fit
+    from stages.training.loop import Outcome, fit
 
+    perceptual = _perceptual(runtime).to(runtime.torch_device()) if config.perceptual_weight and config.steps else None
     torch.manual_seed(config.seed)
     stage = load_pretrained(config.init) if config.init else build_first_stage(first_stage_config(config.preset, config.resolution))
     train = split_clips(work, "train")
     held_out = split_clips(work, "val") or train
-    task = FirstStageTask(stage, ClipSet(train, "train on"), ClipSet(held_out, "validate on"), config)
+    adversary = _adversary(config, runtime) if config.adversarial_weight and config.steps else None
+    task = FirstStageTask(stage, ClipSet(train, "train on"), ClipSet(held_out, "validate on"), config, perceptual, adversary)
     key = store.open_for_training()
     ranks.wait()  # the first has taken the manifest away
     if config.steps:
-        outcome = fit(task, LoopConfig.of(config), root, runtime, key)
+        outcome = fit(task, _loop(config), root, runtime, key)
     else:
         outcome = Outcome(stage.to(runtime.torch_device()), 0, True, {})
     if process_rank() > 0:
@@ -131,6 +164,28 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
         "scores": {k: round(float(v), 4) for k, v in scores.items()},
     }
     return store.seal(["model.safetensors", "config.json"], facts)
+
+
+def _loop(config: Config) -> LoopConfig:
+    from stages.training.loop import LoopConfig
+
+    return replace(LoopConfig.of(config), **({} if config.preset in ("tiny", "compact") else LDM))
+
+
+def _perceptual(runtime: Runtime) -> torch.nn.Module:
+    from stages.metrics.lpips import Lpips
+    from stages.weights import locate
+
+    trunk, heads = (locate(f"lpips-vgg-{part}", offline=runtime.offline, reporter=runtime.reporter) for part in ("trunk", "heads"))
+    return Lpips(trunk, heads, "vgg")
+
+
+def _adversary(config: Config, runtime: Runtime) -> PatchDiscriminator:
+    from stages.models.discriminator import PatchDiscriminator
+
+    if runtime.compile:
+        raise UsageError("--compile: the adversarial loss needs the network's gradients twice; leave it, or use --adversarial-weight 0")
+    return PatchDiscriminator(layers=_recipe(config.preset, config.resolution)[-1])
 
 
 def _net_config(model: torch.nn.Module) -> dict[str, object]:

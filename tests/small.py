@@ -84,3 +84,23 @@ def make_training_data(root: Path, clips: int = 3, frames: int = 80, resolution:
                 np.save(draft.path / "neighbours.npy", neighbours(frames, 25))
         store.seal(facts={"encoder": "mel", "features": 12, "rows_hz": 50, "window": 16})
     return root
+
+
+def make_lpips_files(folder: Path, network: str = "alex") -> tuple[Path, Path]:
+    """Trunk and heads of LPIPS in the packages' formats, with random values."""
+    import pickle
+
+    import torch
+
+    from stages.metrics.lpips import TRUNKS
+
+    random, layers = np.random.default_rng(0), {}
+    for i, shape in enumerate(TRUNKS[network].kernels):
+        kernel = random.normal(0, np.sqrt(1.5 / np.prod(shape[:3])), shape)
+        layers[f"Conv_{i}"] = {"kernel": kernel.astype(np.float32), "bias": random.normal(0, 0.1, shape[3]).astype(np.float32)}
+    trunk, heads = folder / "trunk.ckpt", folder / "heads.pth"
+    trunk.write_bytes(pickle.dumps({TRUNKS[network].key: layers}, protocol=3))
+    generator = torch.Generator().manual_seed(0)
+    channels = TRUNKS[network].channels
+    torch.save({f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for i, c in enumerate(channels)}, heads)
+    return trunk, heads

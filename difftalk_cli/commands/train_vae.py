@@ -9,7 +9,7 @@ import typer
 from stages.runtime import Report, Runtime
 
 STAGE = "stages.train_vae"
-RUNTIME = ("device", "force", "dry_run", "max_minutes", "accumulate", "gradient_checkpointing", "compile")
+RUNTIME = ("device", "force", "dry_run", "offline", "max_minutes", "accumulate", "gradient_checkpointing", "compile")
 
 
 def call(

@@ -25,7 +25,8 @@ class ModelStore:
     """The writer of a model artifact: model.safetensors, config.json, state/, log.jsonl, tb/, samples/.
 
     Enter raises ArtifactError when the folder holds a training with another configuration or other inputs and
-    --force is not given: hours of training are never thrown away by a changed option. Of several processes of one
+    --force is not given: hours of training are never thrown away by a changed option. One that has not saved a state
+    yet has nothing to lose. Of several processes of one
     training only the first locks, checks and writes; `open_for_training` and `seal` do nothing in the others.
     """
 
@@ -66,8 +67,8 @@ class ModelStore:
             return "forced"
         key = {k: manifest.get(k) for k in ("config", "inputs", "weights")}
         key |= {"stage": manifest["producer"]["command"], "code": manifest["producer"]["code"]}
-        if reason := explain(key, self.key):
-            return reason
+        if not _alike(key, self.key):
+            return explain(key, self.key)
         for name, expected in manifest["files"].items():
             path = self.root / name
             if not path.is_file() or file_digest(path) != expected["sha256"]:
@@ -79,15 +80,17 @@ class ModelStore:
         manifest = read_json(self.root / "artifact.json")
         if manifest is not None and manifest.get("kind") != self.kind:  # even --force throws away nothing but a training
             raise ArtifactError(f"{self.root} already holds a {manifest.get('kind')} artifact, not {self.kind}; choose another --out")
-        if self.runtime.force:
+        before = read_json(path)
+        begun = (before or {}).get("stage") == self.stage
+        if self.runtime.force or (begun and not any((self.root / name).exists() for name in ("state", "artifact.json"))):
             for name in ("state", "samples", "tb"):
                 remove_tree(self.root / name)
             for name in ("artifact.json", "log.jsonl", "training.json"):
                 (self.root / name).unlink(missing_ok=True)
-        before = read_json(path)
+            before = None
         if before is None and (self.root / "artifact.json").exists():
             raise ArtifactError(f"{self.root} holds a {self.kind} of unknown settings (no training.json); choose another --out")
-        if before is not None and before != self.resume_key:
+        if before is not None and not _alike(before, self.resume_key):
             raise ArtifactError(
                 f"{self.root} holds a training with other settings: {explain(before, self.resume_key)}; "
                 "choose another --out, or --force to throw it away and start anew"
@@ -122,3 +125,12 @@ class ModelStore:
         }
         write_json(self.root / "artifact.json", manifest)
         return Report(out=self.root, done=1, facts=facts)
+
+
+def _alike(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two keys mean the same training. A setting that is off (0, None) is as one that an earlier version did not have."""
+    return _without_off(old) == _without_off(new)
+
+
+def _without_off(key: dict[str, Any]) -> dict[str, Any]:
+    return {**key, "config": {k: v for k, v in (key.get("config") or {}).items() if v}}

@@ -47,6 +47,8 @@ FIRST_STAGES = {
     "compact": ("kl", (32, 64, 128, 160), 1, 8, 0, False, 8, True),
     "paper-256": ("vq", (128, 256, 512), 2, 3, 8192, True, 32, False),  # LDM vq-f4: 55,322,782 parameters
     "paper-512": ("vq", (128, 256, 256, 512), 2, 3, 16384, True, 32, False),  # f8, 3 channels: 512 px to 64 x 64 x 3
+    "kl-f4": ("kl", (128, 256, 512), 2, 3, 0, True, 32, False),  # LDM's autoencoder_kl_64x64x3
+    "kl-f8": ("kl", (128, 256, 512, 512), 2, 4, 0, True, 32, False),  # LDM's autoencoder_kl_32x32x4: 83,653,863 parameters
 }
 
 
@@ -87,6 +89,11 @@ class FirstStage(nn.Module):
     @property
     def channels(self) -> int:
         return self.net.config.latent_channels
+
+    @property
+    def last(self) -> Tensor:
+        """The decoder's last weights, where LDM compares the pull of its losses."""
+        return self.net.decoder.conv_out.weight
 
     def encode(self, x: Tensor) -> Tensor:
         z = self.raw_encode(x)

@@ -14,6 +14,7 @@ from torch import nn
 from stages.artifacts.files import make_folder, read_json, remove_tree, replace_tree, write_atomic
 from stages.errors import ArtifactError
 from stages.models.vae import FirstStage, rebuild_first_stage
+from stages.training.adversary import Adversary
 
 KEEP_LAST = 2
 
@@ -46,7 +47,10 @@ def load_first_stage(folder: Path) -> FirstStage:
     return model.requires_grad_(False).eval()
 
 
-def save_state(root: Path, step: int, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, meta: dict[str, Any]) -> None:
+def save_state(
+    root: Path, step: int, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, meta: dict[str, Any],
+    adversary: Adversary | None = None,
+) -> None:  # fmt: skip
     """Write state/step-N aside and rename it; keep the last two."""
     folder, temp = root / "state", root / ".tmp-state"
     remove_tree(temp)
@@ -55,6 +59,9 @@ def save_state(root: Path, step: int, *, model: nn.Module, ema: nn.Module, optim
     save_weights(built / "model.safetensors", model)
     save_weights(built / "ema.safetensors", ema)
     torch.save(optimizer.state_dict(), built / "optimizer.pt")
+    if adversary:
+        save_weights(built / "adversary.safetensors", adversary.module)
+        torch.save(adversary.optimizer.state_dict(), built / "adversary-optimizer.pt")
     (built / "state.json").write_text(json.dumps({"step": step, **meta}), encoding="utf-8")
     replace_tree(built, folder / built.name, temp / "trash")
     remove_tree(temp)
@@ -94,12 +101,19 @@ def states(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def load_state(folder: Path, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_state(
+    folder: Path, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, adversary: Adversary | None = None
+) -> dict[str, Any]:
     """Load one state; returns its meta. Nothing pickled is loaded without weights_only."""
     load_weights(folder / "model.safetensors", model)
     load_weights(folder / "ema.safetensors", ema)
+    optimizers = {"optimizer.pt": optimizer}
+    if adversary:
+        load_weights(folder / "adversary.safetensors", adversary.module)
+        optimizers["adversary-optimizer.pt"] = adversary.optimizer
     try:
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+        for name, one in optimizers.items():
+            one.load_state_dict(torch.load(folder / name, map_location="cpu", weights_only=True))
         return json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except Exception as error:
         raise ArtifactError(f"{folder}: this training state cannot be loaded ({error}); delete it to go on from the one before") from error

@@ -1,7 +1,12 @@
-"""What train-vae optimises: reconstruction of random patches, weighted on the mouth, plus the latent's regulariser."""
+"""What train-vae optimises: reconstruction of random patches, weighted on the mouth, plus the latent's regulariser.
+
+LDM's whole recipe adds LPIPS to the reconstruction and a discriminator that learns to tell it from the truth (Rombach,
+Blattmann, Lorenz, Esser, Ommer, "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR 2022, appendix G).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.faces.mask import mask
+from stages.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from stages.models.vae import FirstStage
 from stages.training.crops import ClipSet
 from stages.training.order import generator
@@ -27,13 +33,24 @@ class Patches:
     """(B, 1, p, p), of mean about 1."""
     noise: Tensor
     """(B, C, h, w): the posterior's draw."""
+    step: int
+    """Counted from 0."""
+    made: Tensor | None = None
+    """(B, 3, p, p): the reconstructions, left by `loss` for the adversary."""
 
 
 class FirstStageTask:
-    """A training.loop.Task."""
+    """A training.loop.Task and AdversarialTask. `config` is stages.train_vae.Config, resolved.
 
-    def __init__(self, model: FirstStage, train: ClipSet, held_out: ClipSet, config: Any):
+    `perceptual` (a distance for each pair of pictures) and `adversary` are needed when their weights are not 0.
+    """
+
+    def __init__(
+        self, model: FirstStage, train: ClipSet, held_out: ClipSet, config: Any,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None, adversary: PatchDiscriminator | None = None,
+    ):  # fmt: skip
         self.model, self.train, self.held_out, self.config = model, train, held_out, config
+        self.perceptual, self.adversary = perceptual, adversary
         self.criterion = ("mouth_psnr", 1)
         self.crops = [c.array("crops.npy") for c in train.clips]
         self.held_out_crops = [c.array("crops.npy") for c in held_out.clips]
@@ -47,7 +64,7 @@ class FirstStageTask:
         noise = [generator(self.config.seed, step, i, 1).standard_normal(shape, np.float32) for i in indices]
         pictures = torch.from_numpy(np.stack([p for p, _ in drawn])).permute(0, 3, 1, 2).to(device)
         weight = torch.from_numpy(np.stack([w for _, w in drawn]))[:, None].to(device)
-        return Patches(pictures, weight, torch.from_numpy(np.stack(noise)).to(device))
+        return Patches(pictures, weight, torch.from_numpy(np.stack(noise)).to(device), step)
 
     def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """One augmented patch (p, p, 3) f32 in -1..1 and its weights (p, p)."""
@@ -67,10 +84,36 @@ class FirstStageTask:
 
     def loss(self, model: nn.Module, batch: Patches) -> tuple[Tensor, dict[str, float | Tensor]]:
         rebuilt, regulariser = model(batch.pictures, batch.noise)
-        error = ((rebuilt.float() - batch.pictures).abs() * batch.weight).mean()
+        rebuilt = rebuilt.float()
+        error = ((rebuilt - batch.pictures).abs() * batch.weight).mean()
+        figures = {"l1": error.detach(), "regulariser": regulariser.detach()}
+        if self.config.perceptual_weight:
+            assert self.perceptual
+            perceptual = self.perceptual(rebuilt, batch.pictures).mean()
+            error = error + self.config.perceptual_weight * perceptual
+            figures["perceptual"] = perceptual.detach()
         scale = self.config.kl_weight * self.model.channels if self.model.kind == "kl" else 1.0
         total = error + scale * regulariser.float()
-        return total, {"l1": error.detach(), "regulariser": regulariser.detach()}
+        opponent = self._opponent(batch.step)
+        if opponent is None:
+            return total, figures
+        batch.made = rebuilt.detach()
+        adversarial = -opponent.frozen(rebuilt).float().mean()
+        # without gradients there is nothing to balance: a pass that only counts operations
+        adaptive = adaptive_weight(error, adversarial, self.model.last) if torch.is_grad_enabled() else torch.zeros_like(error)
+        figures |= {"adversarial": adversarial.detach(), "adaptive_weight": adaptive}
+        return total + self.config.adversarial_weight * adaptive * adversarial, figures
+
+    def adversary_loss(self, adversary: nn.Module, batch: Patches) -> tuple[Tensor, dict[str, float | Tensor]] | None:
+        if self._opponent(batch.step) is None:
+            return None
+        real, made = (logits.float() for logits in adversary(batch.pictures, batch.made))
+        loss = hinge_loss(real, made)
+        return loss, {"discriminator": loss.detach(), "logits_real": real.detach().mean(), "logits_made": made.detach().mean()}
+
+    def _opponent(self, step: int) -> PatchDiscriminator | None:
+        """Whom the first stage must convince at this step."""
+        return self.adversary if step >= self.config.adversarial_start else None
 
     def validate(self, model: FirstStage, device: torch.device) -> dict[str, float]:
         """PSNR in dB of reconstructions of held-out frames, whole and inside the mask."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stages.errors import DiffTalkError, UsageError
 from stages.runtime import Runtime
 from stages.training import checkpoint
+from stages.training.adversary import Adversary
 from stages.training.ema import Ema
 from stages.training.estimate import BACKWARD, peak_speed
 from stages.training.order import generator
@@ -40,6 +41,8 @@ class LoopConfig:
     warmup: int = 100
     """Steps over which the learning rate rises from zero."""
     weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW, which without weight decay is Adam."""
     clip_gradient: float = 1.0
     """Largest gradient norm."""
     ema: float = 0.999
@@ -64,7 +67,10 @@ class LoopConfig:
 
 
 class Task(Protocol):
-    """What is trained. `batch` is a pure function of its arguments; `indices` are places in the global batch."""
+    """What is trained. `batch` is a pure function of its arguments; `indices` are places in the global batch.
+
+    A task with an `adversary` is a training.adversary.AdversarialTask, too.
+    """
 
     model: nn.Module
     criterion: tuple[str, int]
@@ -113,15 +119,18 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
         )
     set_seed(config.seed)
     model = task.model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+    adversary = Adversary(task, accelerator.device) if getattr(task, "adversary", None) else None  # type: ignore[arg-type]
     ema, step = Ema(model, config.ema), 0
     log = runtime.reporter.log
     if found := checkpoint.states(root):
-        step = checkpoint.load_state(found[-1], model=model, ema=ema.model, optimizer=optimizer)["step"]
+        step = checkpoint.load_state(found[-1], model=model, ema=ema.model, optimizer=optimizer, adversary=adversary)["step"]
         log(f"going on from {found[-1].name}")
     if runtime.gradient_checkpointing:
         _checkpoint_gradients(model)
     wrapped, optimizer = accelerator.prepare(torch.compile(model) if runtime.compile else model, optimizer)
+    if adversary:
+        adversary.prepare(accelerator)
     share = config.batch // accelerator.num_processes
     indices = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     pieces = [indices[i : i + share // runtime.accumulate] for i in range(0, share, share // runtime.accumulate)]
@@ -134,17 +143,20 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
     def save() -> None:
         nonlocal saved
         if step > saved and accelerator.is_main_process:
-            checkpoint.save_state(root, step, model=model, ema=ema.model, optimizer=optimizer, meta={"key": key})
+            parts = {"model": model, "ema": ema.model, "optimizer": optimizer, "adversary": adversary}
+            checkpoint.save_state(root, step, **parts, meta={"key": key})
             saved = step
 
     with runtime.reporter.progress("train", config.steps, "steps") as bar, _Stop() as stop:
         bar.advance(step)
         while step < config.steps and not _agreed(time.monotonic() >= deadline or stop.asked, step, accelerator):
+            learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup))
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup))
+                group["lr"] = learning_rate
             # Dropout draws from torch's generator: a resumed run must draw what it would have.
             torch.manual_seed(int(generator(config.seed, step, indices.start, DROPOUT).integers(1 << 62)))
             tick, waited, loss, figures = time.monotonic(), 0.0, torch.zeros((), device=accelerator.device), {}
+            seen: list[Any] = []
             for piece in pieces:
                 begun = time.monotonic()
                 batch = task.batch(step, piece, accelerator.device)
@@ -155,9 +167,13 @@ def fit(task: Task, config: LoopConfig, root: Path, runtime: Runtime, key: str) 
                         part, figures = task.loss(wrapped, batch)
                     accelerator.backward(part / len(pieces))
                 loss += part.detach() / len(pieces)
+                if adversary:
+                    seen.append(batch)
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.clip_gradient)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if adversary:
+                figures |= adversary.step(seen, learning_rate, accelerator)
             ema.update(model, step)
             step += 1
             if not torch.isfinite(loss):

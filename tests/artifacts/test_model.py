@@ -67,6 +67,35 @@ def test_other_settings_are_refused_and_force_starts_anew(tmp_path: Path, how: d
         assert model.why() == "missing" and not (tmp_path / "state").exists()
 
 
+def test_a_training_without_a_state_has_nothing_to_lose(tmp_path: Path) -> None:
+    with store(tmp_path) as model:  # and fails before its first step
+        model.open_for_training()
+    with store(tmp_path, config=Config(width=9)) as model:
+        assert model.why() == "missing"
+
+
+def test_a_training_of_unknown_make_keeps_its_files(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "training.json").write_text('{"someone": "else"}')
+    with pytest.raises(ArtifactError, match="other settings"), store(tmp_path):
+        pytest.fail("entered")
+    assert (tmp_path / "samples").exists()
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_counts_as_off(tmp_path: Path) -> None:
+    train(tmp_path)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Later(Config):
+        strength: float | None = 0.0
+
+    for value in (0.0, None):
+        with store(tmp_path, config=Later(strength=value)) as model:
+            assert model.why() == ""
+    with pytest.raises(ArtifactError, match=r"strength.*0.5"), store(tmp_path, config=Later(strength=0.5)):
+        pytest.fail("entered")
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_another_artifact_is_never_thrown_away(tmp_path: Path, force: bool) -> None:
     run(tmp_path, {"a": "alpha"})

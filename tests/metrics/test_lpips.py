@@ -1,4 +1,4 @@
-"""LPIPS: the published example values, the arithmetic against the paper's formula written out, and safe loading."""
+"""LPIPS: the published example values, the arithmetic against the paper's formula written out, gradients, and safe loading."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from stages.artifacts import file_digest
 from stages.errors import WeightsError
-from stages.metrics.lpips import CHANNELS, SCALE, SHIFT, Lpips, load_arrays
+from stages.metrics.lpips import SCALE, SHIFT, TRUNKS, Lpips, load_arrays
 from tests.fetched import fetched
+from tests.small import make_lpips_files
 
 PUBLISHED = {"I03": 0.7237, "I04": 0.2572, "I06": 0.05079, "I08": 0.05205, "I19": 0.4253}
 """LPIPS (alex, v0.1) of five TID2013 pairs by its authors' code: IQA-PyTorch, ResultsCalibra/results_original.csv.
@@ -29,39 +30,34 @@ PYIQA_SHA256 = "6b31ad9d1f1fd863dfb95e6669c384e4fef2452690219d4be46cede4237912a0
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Trunk and heads in the packages' formats, with random values."""
-    random = np.random.default_rng(0)
-    layers = {}
-    for i, (size, inside, outside) in enumerate(zip((11, 5, 3, 3, 3), (3, *CHANNELS), CHANNELS, strict=False)):
-        kernel = random.normal(0, 1 / np.sqrt(size * size * inside), (size, size, inside, outside))
-        bias = random.normal(0, 0.1, outside)
-        layers[f"Conv_{i}"] = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
-    trunk, heads = tmp_path / "trunk.ckpt", tmp_path / "heads.pth"
-    trunk.write_bytes(pickle.dumps({"AlexNet_0": layers}, protocol=3))
-    generator = torch.Generator().manual_seed(0)
-    lin = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for i, c in enumerate(CHANNELS)}
-    torch.save(lin, heads)
-    return trunk, heads
+    """AlexNet's trunk and heads in the packages' formats, with random values."""
+    return make_lpips_files(tmp_path)
 
 
 def frames(count: int, seed: int, side: int = 64) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def by_the_formula(trunk: Path, heads: Path, a: np.ndarray, b: np.ndarray) -> float:
+ALEXNET = [(4, 2, 0, True), (1, 2, 3, True), (1, 1, 3, True), (1, 1, 0, True), (1, 1, 0, True)]
+VGG16 = [(1, 1, 2 if i in (2, 4, 7, 10) else 0, i in (1, 3, 6, 9, 12)) for i in range(13)]
+"""(stride, padding, side of the pooling before it, whether it is compared) of each convolution."""
+
+
+def by_the_formula(network: str, trunk: Path, heads: Path, a: np.ndarray, b: np.ndarray) -> float:
     """Equation 1 of the paper for one pair of pictures (H, W, 3) u8, position by position."""
-    layers = pickle.loads(trunk.read_bytes())["AlexNet_0"]
+    layers = next(iter(pickle.loads(trunk.read_bytes()).values()))
     lin = torch.load(heads, weights_only=True)
 
     def features(picture: np.ndarray) -> list[np.ndarray]:
         x = (picture / 127.5 - 1 - np.array(SHIFT)) / np.array(SCALE)
         y = torch.from_numpy(x.transpose(2, 0, 1)[None]).double()
         found = []
-        for i, (stride, padding) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]):
-            y = F.max_pool2d(y, 3, 2) if i in (1, 2) else y
+        for i, (stride, padding, pool, compared) in enumerate(ALEXNET if network == "alex" else VGG16):
+            y = F.max_pool2d(y, pool, 2) if pool else y
             kernel = torch.from_numpy(layers[f"Conv_{i}"]["kernel"]).permute(3, 2, 0, 1).double()
             y = F.conv2d(y, kernel, torch.from_numpy(layers[f"Conv_{i}"]["bias"]).double(), stride, padding).relu()
-            found.append(y[0].numpy())  # (C, h, w)
+            if compared:
+                found.append(y[0].numpy())  # (C, h, w)
         return found
 
     total = 0.0
@@ -75,12 +71,38 @@ def by_the_formula(trunk: Path, heads: Path, a: np.ndarray, b: np.ndarray) -> fl
     return total
 
 
-def test_distance_is_the_papers_formula(files: tuple[Path, Path]) -> None:
-    a, b = frames(3, 1), frames(3, 2)
-    found = Lpips(*files).frames(a, b)
-    assert found.shape == (3,)
-    expected = [by_the_formula(*files, x, y) for x, y in zip(a, b, strict=True)]
+@pytest.mark.parametrize("network", ["alex", "vgg"])
+def test_distance_is_the_papers_formula(tmp_path: Path, network: str) -> None:
+    files = make_lpips_files(tmp_path, network)
+    a, b = frames(2, 1, side=48), frames(2, 2, side=48)
+    found = Lpips(*files, network).frames(a, b)
+    assert found.shape == (2,)
+    expected = [by_the_formula(network, *files, x, y) for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("network", ["alex", "vgg"])
+def test_the_least_picture_leaves_something_to_compare(tmp_path: Path, network: str) -> None:
+    metric, side = Lpips(*make_lpips_files(tmp_path, network), network), TRUNKS[network].smallest
+    assert metric.frames(frames(1, 1, side), frames(1, 2, side))[0] > 0
+    with pytest.raises(RuntimeError, match="too small|smaller than"):
+        metric.features(torch.zeros(1, 3, side - 1, side - 1))
+
+
+def test_gradients_reach_the_pictures_and_are_numbers_where_all_features_are_zero(files: tuple[Path, Path]) -> None:
+    metric = Lpips(*files)
+    a = torch.from_numpy(frames(1, 1)).permute(0, 3, 1, 2) / 127.5 - 1
+    made = (a * 0.5).requires_grad_()
+    before = metric(made, a)
+    before.sum().backward()
+    assert made.grad is not None and made.grad.isfinite().all() and all(p.grad is None for p in metric.parameters())
+    with torch.no_grad():
+        assert metric(made - 1e-3 * made.grad / made.grad.abs().max(), a) < before
+    with torch.no_grad():
+        metric.convs[0].bias.fill_(-100)  # no feature is left
+    dark = torch.zeros_like(a).requires_grad_()
+    metric(dark, a).sum().backward()
+    assert dark.grad is not None and dark.grad.isfinite().all()
 
 
 def test_equal_pictures_have_distance_zero_and_order_does_not_matter(files: tuple[Path, Path]) -> None:
@@ -182,3 +204,12 @@ def test_real_heads_are_not_negative_so_that_distance_grows_with_any_difference(
     a = frames(1, 3, 128)
     near = np.clip(a.astype(int) + 8, 0, 255).astype(np.uint8)
     assert 0 < real.frames(a, near)[0] < real.frames(a, frames(1, 4, 128))[0]
+
+
+@pytest.mark.weights
+def test_vgg16_loads_and_ranks_differences() -> None:
+    metric = Lpips(fetched("lpips-vgg-trunk"), fetched("lpips-vgg-heads"), "vgg")
+    assert all((head >= 0).all() for head in metric.heads)
+    a = frames(1, 3, 96)
+    near = np.clip(a.astype(int) + 8, 0, 255).astype(np.uint8)
+    assert 0 < metric.frames(a, near)[0] < metric.frames(a, frames(1, 4, 96))[0]

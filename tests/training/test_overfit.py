@@ -34,7 +34,7 @@ def first_frames(source: Path, root: Path) -> Path:
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_frames_of_a_real_clip_are_learned_by_heart(shared_clips, tmp_path):
     whole = tmp_path / "whole"
     preprocess.run(preprocess.Config(resolution=RESOLUTION), [shared_clips / "train" / "rizkiarm__LipNet__bbaf2n.mpg"], whole, CPU)
