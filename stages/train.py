@@ -197,6 +197,7 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
 
     from stages.diffusion.render import Renderer
     from stages.diffusion.schedule import Schedule
+    from stages.metrics.lpips import load_lpips
     from stages.models.denoiser import Denoiser
     from stages.training.checkpoint import load_first_stage, save_weights
     from stages.training.crops import ClipSet, split_clips
@@ -223,7 +224,7 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     held_out = split_clips(work, "val") or train
     _normalise_audio(model, [features.clips[c.id] for c in train])
     sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
-    perceptual = _perceptual(runtime).to(device) if config.pixel_weight else None
+    perceptual = load_lpips("alex", runtime).to(device) if config.pixel_weight else None
     task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config, perceptual)
     key = store.open_for_training()
     ranks.wait()  # the first has taken the manifest away
@@ -241,13 +242,6 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     }
     files = ["model.safetensors", "config.json", "first-stage/model.safetensors", "first-stage/config.json"]
     return store.seal(files, facts)
-
-
-def _perceptual(runtime: Runtime) -> Any:
-    from stages.metrics.lpips import Lpips
-    from stages.weights import locate
-
-    return Lpips(*(locate(f"lpips-alex-{part}", offline=runtime.offline, reporter=runtime.reporter) for part in ("trunk", "heads")))
 
 
 def _normalise_audio(model: Denoiser, features: list[Any]) -> None:

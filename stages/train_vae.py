@@ -127,13 +127,14 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
 def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtime: Runtime) -> Report:
     import torch
 
+    from stages.metrics.lpips import load_lpips
     from stages.models.vae import build_first_stage, first_stage_config, load_pretrained
     from stages.training.checkpoint import save_weights
     from stages.training.crops import ClipSet, split_clips
     from stages.training.first_stage import FirstStageTask
     from stages.training.loop import Outcome, fit
 
-    perceptual = _perceptual(runtime).to(runtime.torch_device()) if config.perceptual_weight and config.steps else None
+    perceptual = load_lpips("vgg", runtime).to(runtime.torch_device()) if config.perceptual_weight and config.steps else None
     torch.manual_seed(config.seed)
     stage = load_pretrained(config.init) if config.init else build_first_stage(first_stage_config(config.preset, config.resolution))
     train = split_clips(work, "train")
@@ -170,14 +171,6 @@ def _loop(config: Config) -> LoopConfig:
     from stages.training.loop import LoopConfig
 
     return replace(LoopConfig.of(config), **({} if config.preset in ("tiny", "compact") else LDM))
-
-
-def _perceptual(runtime: Runtime) -> torch.nn.Module:
-    from stages.metrics.lpips import Lpips
-    from stages.weights import locate
-
-    trunk, heads = (locate(f"lpips-vgg-{part}", offline=runtime.offline, reporter=runtime.reporter) for part in ("trunk", "heads"))
-    return Lpips(trunk, heads, "vgg")
 
 
 def _adversary(config: Config, runtime: Runtime) -> PatchDiscriminator:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.errors import WeightsError
+from stages.runtime import Runtime
+from stages.weights import locate
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -124,6 +126,12 @@ class Lpips(nn.Module):
         """Distances of (B, H, W, 3) u8 RGB frames: (B,) f32."""
         pair = [torch.tensor(x, device=self.shift.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (a, b)]
         return self(*pair).cpu().numpy()
+
+
+def load_lpips(network: Network, runtime: Runtime) -> Lpips:
+    """With the weights of stages.weights, fetched on first use. Raises WeightsError when they cannot be had."""
+    files = [locate(f"lpips-{network}-{part}", offline=runtime.offline, reporter=runtime.reporter) for part in ("trunk", "heads")]
+    return Lpips(*files, network)
 
 
 def read_trunk(path: Path, trunk: Trunk) -> dict[str, Tensor]:

@@ -66,8 +66,8 @@ def deepspeech(model: Path | None, runtime: Runtime, threads: int = 0, output: O
 
     path = model or BUNDLED
     check_file(path)
-    files = weight_files(path)
-    opened = import_graph(path, runtime.reporter) if is_frozen_graph(path) else path
+    digests = [file_digest(f) for f in weight_files(path)]
+    opened = import_graph(path, runtime.reporter, digests[0]) if is_frozen_graph(path) else path
     graph = AcousticGraph(opened, runtime, threads=threads, output=output)
 
     def encode(samples: np.ndarray) -> np.ndarray:
@@ -77,9 +77,9 @@ def deepspeech(model: Path | None, runtime: Runtime, threads: int = 0, output: O
         found = in_pieces(graph, len(rows), lambda start, stop: network_input(rows, scale, start, stop))  # (K, F)
         return fit_rows(found, count)  # (R, F)
 
-    roles = ["acoustic model", *(f"acoustic model data {i}" for i in range(1, len(files)))]
+    roles = ["acoustic model", *(f"acoustic model data {i}" for i in range(1, len(digests)))]
     licence = "unknown: given by the user" if model else "Apache-2.0 (difftalk)"
-    weights = tuple(Weight(role, file_digest(f), licence) for role, f in zip(roles, files, strict=True))
+    weights = tuple(Weight(role, digest, licence) for role, digest in zip(roles, digests, strict=True))
     return Encoder(name="deepspeech", features=graph.width, encode=encode, weights=weights, place=graph.provider)
 
 

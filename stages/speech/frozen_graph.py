@@ -49,12 +49,12 @@ def is_frozen_graph(path: Path) -> bool:
     return path.suffix.lower() == ".pb"
 
 
-def import_graph(path: Path, reporter: Reporter) -> Path:
-    """The ONNX form of the frozen graph at `path`, from the cache or made now.
+def import_graph(path: Path, reporter: Reporter, digest: str | None = None) -> Path:
+    """The ONNX form of the frozen graph at `path`, from the cache or made now. `digest` is its sha256, where that is known.
 
     Raises InputError for a file that is not this network, WeightsError when the cache cannot be written.
     """
-    target = cache_folder() / f"deepspeech-{file_digest(path)[:24]}-{CODE}.onnx"
+    target = cache_folder() / f"deepspeech-{(digest or file_digest(path))[:24]}-{CODE}.onnx"
     if _whole(target):
         return target
     network = read_frozen_graph(path)

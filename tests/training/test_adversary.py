@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from stages import train_vae
 from stages.artifacts import read_artifact
 from stages.errors import UsageError, WeightsError
+from stages.metrics import lpips
 from stages.metrics.lpips import Lpips
 from stages.models.discriminator import PatchDiscriminator, adaptive_weight
 from stages.models.vae import build_first_stage, first_stage_config
@@ -50,7 +51,7 @@ def perceptual(tmp_path_factory: pytest.TempPathFactory) -> Lpips:
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch, perceptual: Lpips) -> None:
     """Features that never learned anything instead of VGG16's."""
-    monkeypatch.setattr(train_vae, "_perceptual", lambda runtime: perceptual)
+    monkeypatch.setattr(lpips, "load_lpips", lambda network, runtime: perceptual)
 
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
@@ -124,7 +125,7 @@ def test_without_the_recipe_a_training_is_what_it_was(work: Path, tmp_path: Path
     def never(*_: object) -> None:
         raise AssertionError("neither features nor a discriminator are needed")
 
-    monkeypatch.setattr(train_vae, "_perceptual", never)
+    monkeypatch.setattr(lpips, "load_lpips", never)
     monkeypatch.setattr(train_vae, "_adversary", never)
     train_vae.run(replace(PLAIN, steps=3), work, tmp_path / "default", CPU)
     zeros = replace(PLAIN, steps=3, perceptual_weight=0.0, adversarial_weight=0.0)
@@ -215,9 +216,9 @@ def test_stopped_and_resumed_gives_the_very_same_weights(work: Path, tmp_path: P
 def test_killed_at_any_moment_and_rerun_gives_the_very_same_weights(work: Path, tmp_path: Path, recipe: None) -> None:
     train_vae.run(WHOLE, work, tmp_path / "whole", CPU)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom stages import train_vae\n"
+        "import sys\nfrom pathlib import Path\nfrom stages import train_vae\nfrom stages.metrics import lpips\n"
         "from tests.training.test_adversary import CPU, WHOLE, untrained\n"
-        "train_vae._perceptual = lambda runtime: untrained(Path(sys.argv[3]))\n"
+        "lpips.load_lpips = lambda network, runtime: untrained(Path(sys.argv[3]))\n"
         "train_vae.run(WHOLE, Path(sys.argv[1]), Path(sys.argv[2]), CPU)"
     )
     command = [sys.executable, "-c", code, str(work), str(tmp_path / "killed"), str(tmp_path)]
@@ -296,7 +297,7 @@ def test_a_training_from_before_these_options_goes_on(work: Path, tmp_path: Path
 @pytest.mark.weights
 def test_the_real_vgg16_is_what_train_vae_takes(work: Path, tmp_path: Path) -> None:
     fetched("lpips-vgg-trunk"), fetched("lpips-vgg-heads")
-    assert train_vae._perceptual(CPU).trunk.name == "VGG16"
+    assert lpips.load_lpips("vgg", CPU).trunk.name == "VGG16"
     train_vae.run(replace(WHOLE, steps=2, validate_every=2), work, tmp_path / "v", CPU)
     assert all(x.isfinite().all() for x in weights(tmp_path / "v").values())
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from stages.artifacts.files import write_atomic
 from stages.errors import DiffTalkError, InputError
-from stages.shapes import SAMPLE_RATE
+from stages.shapes import FEATURE_RATE, SAMPLE_RATE
 from stages.speech.mfcc import mfcc_rows
-from stages.speech.rows import HOP
+from stages.speech.rows import HOP, fit_rows
 from stages.speech.training.augment import augment, respeed
 from stages.speech.training.voices import draw_voice, engines, letters, speak
 from stages.speech.training.whisper import WhisperEncoder
@@ -90,8 +90,8 @@ def build(shard: Shard, folder: Path, teacher: Path) -> Path:
             assert len(x) == rows
             mfcc[k].append(x)
         target = encoder.features(u.samples)
-        features.append(_fit(target, rows).astype(np.float16))
-        lips.append(_fit(u.lips, rows).astype(np.float32) if u.lips is not None else np.full((rows, len(LIPS)), np.nan, np.float32))
+        features.append(fit_rows(target, rows).astype(np.float16))
+        lips.append(fit_rows(u.lips, rows).astype(np.float32) if u.lips is not None else np.full((rows, len(LIPS)), np.nan, np.float32))
         lines.append({"rows": rows, "speaker": u.speaker, "text": u.text, "held_out": u.held_out})
     with write_atomic(path) as part, part.open("wb") as f:
         np.savez(
@@ -108,10 +108,6 @@ def _encoder(path: Path) -> WhisperEncoder:
     if path not in _ENCODERS:
         _ENCODERS[path] = WhisperEncoder(path, layers=2)
     return _ENCODERS[path]
-
-
-def _fit(rows: np.ndarray, count: int) -> np.ndarray:
-    return rows[np.minimum(np.arange(count), len(rows) - 1)]
 
 
 def _synthetic(shard: Shard) -> Iterator[Utterance]:
@@ -136,16 +132,12 @@ def _synthetic(shard: Shard) -> Iterator[Utterance]:
 
 
 def _recorded(shard: Shard) -> Iterator[Utterance]:
-    from stages.media.audio import read_audio
-
     for source in shard.sources:
         try:
-            x = read_audio(Path(source["path"]))
-        except (InputError, DiffTalkError):
+            x, start, total = read_part(source)
+        except DiffTalkError:
             continue
-        start = int(source.get("start", 0.0) * 50) * HOP
-        lips = lip_shapes(Path(source["lips"]), len(x))[start // HOP :] if source.get("lips") else None
-        x = x[start : int(source["stop"] * SAMPLE_RATE) if source.get("stop") else None]
+        lips = lip_shapes(Path(source["lips"]), total)[start // HOP :] if source.get("lips") else None
         for a, b in cut(x):
             piece = x[a:b]
             shape = lips[a // HOP : -(-b // HOP)] if lips is not None else None
@@ -160,6 +152,15 @@ def _recorded(shard: Shard) -> Iterator[Utterance]:
                 if len(text) > FASTEST * len(piece) / SAMPLE_RATE:
                     text = ""
                 yield Utterance(piece, source["speaker"], text, shape, shard.held_out)
+
+
+def read_part(source: dict[str, Any]) -> tuple[np.ndarray, int, int]:
+    """The part of a source that counts: (n,) i16, the sample that it starts at, and how many the whole has."""
+    from stages.media.audio import read_audio
+
+    x = read_audio(Path(source["path"]))
+    start = int(source.get("start", 0.0) * FEATURE_RATE) * HOP
+    return x[start : int(source["stop"] * SAMPLE_RATE) if source.get("stop") else None], start, len(x)
 
 
 def transcript(source: dict[str, Any], a: int, b: int) -> str:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from stages.speech.graph import LETTERS
 from stages.speech.mfcc import CEPSTRA, CONTEXT, INPUT_WIDTH
+from stages.speech.network import CLIP
 
-CLIP = 20.0
-"""Upper end of the clipped ReLU (DeepSpeech)."""
 REACH = 8
 """Rows on each side that the logits' heads see: +-160 ms, as a window does."""
 

@@ -11,8 +11,8 @@ import numpy as np
 from stages.errors import DiffTalkError
 from stages.runtime import Reporter
 from stages.shapes import SAMPLE_RATE
-from stages.speech.training.corpus import cut
-from stages.speech.training.whisper import FFT, HOP, mel_filters
+from stages.speech.training.corpus import cut, read_part
+from stages.speech.training.whisper import log_mel
 
 SURE = -0.45
 """Mean log-probability of a token from which a transcript counts; foreign speech and music lie below."""
@@ -35,13 +35,7 @@ class Transcriber:
 
     def __call__(self, samples: np.ndarray) -> tuple[str, float]:
         """(n,) i16, at most 30 s -> (text, mean log-probability)."""
-        import torch
-
-        x = torch.zeros(30 * SAMPLE_RATE)
-        x[: len(samples)] = torch.from_numpy(samples[: len(x)].astype(np.float32)) / 32768
-        power = torch.stft(x, FFT, HOP, window=torch.hann_window(FFT), return_complex=True)[:, :-1].abs() ** 2
-        mel = torch.clamp(torch.from_numpy(mel_filters()) @ power, min=1e-10).log10()
-        mel = (torch.maximum(mel, mel.max() - 8) + 4) / 4
+        mel = log_mel(samples, 30 * SAMPLE_RATE)
         found = self.model.generate(self.view.from_array(mel[None].contiguous().numpy()), [PROMPT], beam_size=2, return_scores=True)[0]
         return self.tokens.decode(found.sequences_ids[0]).strip(), float(found.scores[0])
 
@@ -59,7 +53,6 @@ def transcripts(samples: np.ndarray, transcriber: Transcriber) -> list[tuple[flo
 def transcribe_sources(sources: list[dict[str, Any]], path: Path, folder: Path, reporter: Reporter) -> None:
     """Add `transcripts` to every source; kept in `path` (JSON), so that it is done once."""
     from stages.artifacts.files import write_atomic
-    from stages.media.audio import read_audio
 
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     transcriber = None
@@ -68,9 +61,7 @@ def transcribe_sources(sources: list[dict[str, Any]], path: Path, folder: Path, 
         if key not in known:
             reporter.log(f"transcribing {source['speaker']}")
             transcriber = transcriber or Transcriber(folder)
-            x = read_audio(Path(source["path"]))
-            x = x[int(source.get("start", 0.0) * 50) * 320 : int(source["stop"] * SAMPLE_RATE) if source.get("stop") else None]
-            known[key] = transcripts(x, transcriber)
+            known[key] = transcripts(read_part(source)[0], transcriber)
         source["transcripts"] = known[key]
     with write_atomic(path) as part:
         part.write_text(json.dumps(known, indent=1), encoding="utf-8")

@@ -6,6 +6,7 @@ name, revision, then variables (name, shape, type, bytes) and aliases.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from pathlib import Path
@@ -66,8 +67,6 @@ class WhisperEncoder:
     def __init__(self, path: Path, layers: int = 2):
         v = {k: torch.from_numpy(x.astype(np.float32)) for k, x in read_ctranslate2(path).items() if k.startswith("encoder/") and x.ndim}
         self.v, self.layers = v, layers
-        self.filters = torch.from_numpy(mel_filters())  # (80, 201)
-        self.window = torch.hann_window(FFT)
 
     @torch.no_grad()
     def features(self, samples: np.ndarray, *, pad_seconds: float = 0.5) -> np.ndarray:
@@ -76,11 +75,7 @@ class WhisperEncoder:
         `pad_seconds` of silence follow; with 30 the result is Whisper's own, which pads to 30 s.
         """
         rows = max(1, round(len(samples) / (2 * HOP)))
-        x = torch.zeros(min(30 * SAMPLE_RATE, len(samples) + int(pad_seconds * SAMPLE_RATE)) // (2 * HOP) * 2 * HOP)
-        x[: len(samples)] = torch.from_numpy(samples[: len(x)].astype(np.float32)) / 32768
-        power = torch.stft(x, FFT, HOP, window=self.window, return_complex=True)[:, :-1].abs() ** 2  # (201, 2 T)
-        mel = torch.clamp(self.filters @ power, min=1e-10).log10()
-        mel = (torch.maximum(mel, mel.max() - 8) + 4) / 4  # (80, 2 T)
+        mel = log_mel(samples, min(30 * SAMPLE_RATE, len(samples) + int(pad_seconds * SAMPLE_RATE)) // (2 * HOP) * 2 * HOP)  # (80, 2 T)
         h = F.gelu(F.conv1d(mel[None], self.v["encoder/conv1/weight"], self.v["encoder/conv1/bias"], padding=1))
         h = F.gelu(F.conv1d(h, self.v["encoder/conv2/weight"], self.v["encoder/conv2/bias"], stride=2, padding=1))
         h = h[0].T  # (T, 384)
@@ -104,6 +99,16 @@ class WhisperEncoder:
         return F.layer_norm(h, h.shape[-1:], self.v[at + "gamma"], self.v[at + "beta"])
 
 
+def log_mel(samples: np.ndarray, length: int) -> Tensor:
+    """(n,) i16, cut or filled with silence to `length` samples -> Whisper's input (80, length / 160) f32."""
+    x = torch.zeros(length)
+    x[: len(samples)] = torch.from_numpy(samples[:length].astype(np.float32)) / 32768
+    power = torch.stft(x, FFT, HOP, window=torch.hann_window(FFT), return_complex=True)[:, :-1].abs() ** 2  # (201, length / 160)
+    mel = torch.clamp(torch.from_numpy(mel_filters()) @ power, min=1e-10).log10()
+    return (torch.maximum(mel, mel.max() - 8) + 4) / 4
+
+
+@functools.cache
 def mel_filters() -> np.ndarray:
     """(80, 201) f32: Slaney's mel scale (linear to 1 kHz, then logarithmic) with triangles of equal area, as Whisper uses."""
 
