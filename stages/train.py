@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 CODE = 1
 Preset = Literal["tiny", "compact", "paper"]
 
-# preset      steps   batch rate    ema     warm-up clip  T     mask          reference previous
+# preset      steps   batch rate    ema     warm-up clip  T     mask          reference previous looks deaf
 TRAINING = {
-    "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "sampled", 0.25),
-    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "sampled", 0.25),
-    "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0.0),
+    "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "sampled", 0.25, 1, 0.0),
+    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "sampled", 0.25, 4, 0.1),
+    "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0.0, 1, 0.0),
 }
 
 
@@ -40,7 +41,9 @@ class Inputs:
     features: Path | None = None
     """A features artifact; by default work/features."""
     vae: Path | None = None
-    """A vae artifact; by default work/vae-<resolution>."""
+    """A vae artifact; by default the one of `init`, else work/vae-<resolution>."""
+    init: Path | None = None
+    """A denoiser artifact whose weights to start from; presets that differ from it are an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,12 @@ class Config:
     """Reference frame: drawn anew for each sample, or once for each frame as in the release."""
     previous_frame_share: float | None = None
     """Share of samples whose reference is the noised previous frame."""
+    looks: int | None = None
+    """Looks of each clip in the latent cache: itself, and others mirrored, in other colours, cut a little differently."""
+    audio_dropout: float | None = None
+    """Share of samples that hear nothing, so that the sound can guide the sampling."""
+    residual: bool = False
+    """Draw the difference to the reference frame instead of the picture."""
     prediction: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the network predicts."""
     diffusion_steps: int | None = None
@@ -97,7 +106,7 @@ class Config:
     """Steps between validations and sample sheets."""
 
     def __post_init__(self) -> None:
-        require_counts(self, "steps", "batch", "diffusion_steps", "save_every", "validate_every")
+        require_counts(self, "steps", "batch", "diffusion_steps", "looks", "save_every", "validate_every")
         if self.pixel_weight < 0 or not 0 < self.pixel_noise <= 1:
             raise UsageError("--pixel-weight: must be at least 0; --pixel-noise: above 0 and at most 1")
         if self.conditions.replace(",", "").strip("almr") or not self.conditions:
@@ -110,13 +119,15 @@ class Config:
         require_resolution(self.resolution, resolution)
         names = (
             "steps", "batch", "learning_rate", "ema", "warmup", "clip_gradient", "diffusion_steps", "mask", "reference",
-            "previous_frame_share",
+            "previous_frame_share", "looks", "audio_dropout",
         )  # fmt: skip
         defaults: dict[str, Any] = dict(zip(names, TRAINING[self.preset], strict=True)) | {"resolution": resolution}
         defaults["context"], defaults["prediction"] = DENOISERS[self.preset][3], DENOISERS[self.preset][5]
         config = replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
         if not 0 <= config.previous_frame_share <= 1:  # type: ignore[operator]
             raise UsageError(f"--previous-frame-share {config.previous_frame_share}: must be between 0 and 1")
+        if not 0 <= config.audio_dropout < 1:  # type: ignore[operator]
+            raise UsageError(f"--audio-dropout {config.audio_dropout}: must be at least 0 and below 1")
         return config
 
 
@@ -129,12 +140,15 @@ def run(config: Config, inputs: Inputs, out: Path | None, runtime: Runtime) -> R
     work = read_artifact(work_root, "clips")
     config = config.resolved(work.config["resolution"])
     features = read_artifact(Path(inputs.features or work_root / "features"), "features")
-    vae = read_artifact(Path(inputs.vae or work_root / f"vae-{config.resolution}"), "vae")
+    init = read_artifact(Path(inputs.init), "denoiser") if inputs.init else None
+    own = init.root / "first-stage" if init else work_root / f"vae-{config.resolution}"
+    vae = read_artifact(Path(inputs.vae or own), "vae")
     _check_features(work, features)
     if vae.config["resolution"] != config.resolution:
         raise ArtifactError(f"{vae.root} was trained at {vae.config['resolution']} px, the clips are {config.resolution} px")
     root = Path(out) if out else work_root / f"denoiser-{config.resolution}"
     sources = [Input(r, r, a.digest) for r, a in (("clips", work), ("features", features), ("vae", vae))]
+    sources += [Input("init", "denoiser", init.digest)] if init else []
     with ModelStore(root, kind="denoiser", stage="train", code=CODE, config=config, inputs=sources, runtime=runtime) as store:
         ranks.start(runtime)
         reason = ranks.agree(store.why)
@@ -143,7 +157,7 @@ def run(config: Config, inputs: Inputs, out: Path | None, runtime: Runtime) -> R
             _forecast(config, features, vae, runtime)
         if not reason or runtime.dry_run:
             return Report(out=root, skipped=int(not reason))
-        return _train(config, work, features, vae, store, runtime)
+        return _train(config, work, features, vae, store, runtime, init)
 
 
 def _shape(config: Config, features: Artifact, latent_channels: int) -> DenoiserConfig:
@@ -152,7 +166,7 @@ def _shape(config: Config, features: Artifact, latent_channels: int) -> Denoiser
     return denoiser_config(
         config.preset, latent_channels=latent_channels, audio_features=features.manifest["facts"]["features"],
         context=config.context, audio_filter=config.audio_filter, prediction=config.prediction,
-        conditions=config.conditions.replace(",", ""),
+        conditions=config.conditions.replace(",", ""), residual=config.residual,
     )  # fmt: skip
 
 
@@ -192,7 +206,9 @@ def _check_features(work: Artifact, features: Artifact) -> None:
             raise ArtifactError(f"clip {id}: its features {what}; run `difftalk extract-audio {work.root}`")
 
 
-def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, store: ModelStore, runtime: Runtime) -> Report:
+def _train(
+    config: Config, work: Artifact, features: Artifact, vae: Artifact, store: ModelStore, runtime: Runtime, init: Artifact | None
+) -> Report:
     import torch
 
     from stages.diffusion.render import Renderer
@@ -212,17 +228,21 @@ def _train(config: Config, work: Artifact, features: Artifact, vae: Artifact, st
     schedule = Schedule(steps=config.diffusion_steps, prediction=config.prediction)
     renderer = Renderer(first_stage, model, schedule, config.mask, config.resolution)
     # Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents.
-    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}"
+    looks = f"-{config.looks}-looks" if config.looks > 1 else ""
+    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}"
     quiet = replace(runtime, force=False, shard=None)
     if process_count() > 1:  # each process encodes its share, then the first seals
-        cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())))
+        cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())), config.looks)
         ranks.wait()
-    if process_rank() == 0 and cache_latents(renderer, work, vae, latents_root, quiet).failed:
+    if process_rank() == 0 and cache_latents(renderer, work, vae, latents_root, quiet, config.looks).failed:
         raise ArtifactError(f"{latents_root}: some clips could not be encoded, see failures.jsonl there")
     ranks.wait()
     train = split_clips(work, "train")
     held_out = split_clips(work, "val") or train
-    _normalise_audio(model, [features.clips[c.id] for c in train])
+    if init:
+        _start_from(init, describe(config, model, schedule, features), model)
+    else:
+        _normalise_audio(model, [features.clips[c.id] for c in train])
     sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
     perceptual = load_lpips("alex", runtime).to(device) if config.pixel_weight else None
     task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config, perceptual)
@@ -257,6 +277,19 @@ def _normalise_audio(model: Denoiser, features: list[Any]) -> None:
     model.set_audio_normalisation(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
 
+def _start_from(init: Artifact, described: dict[str, Any], model: Denoiser) -> None:
+    """Load its weights. Raises ArtifactError when they were trained for another network, target, crop or sound."""
+    from stages.training.checkpoint import load_weights
+
+    theirs = json.loads((init.root / "config.json").read_text(encoding="utf-8"))
+    ours = json.loads(json.dumps(described))
+    flat = [{f"{k}.{n}": v for k, d in c.items() for n, v in (d.items() if isinstance(d, dict) else [("", d)])} for c in (theirs, ours)]
+    differ = [f"{k.rstrip('.')} is {flat[0].get(k)} there, {flat[1].get(k)} here" for k in flat[1] if flat[0].get(k) != flat[1][k]]
+    if differ:
+        raise ArtifactError(f"--init {init.root}: another model: {'; '.join(differ)}; choose the same --preset and options")
+    load_weights(init.root / "model.safetensors", model)
+
+
 def describe(config: Config, model: Denoiser, schedule: Any, features: Artifact) -> dict[str, Any]:
     """config.json: all that infer needs to rebuild and feed the model."""
     return {
@@ -269,7 +302,7 @@ def describe(config: Config, model: Denoiser, schedule: Any, features: Artifact)
 
 
 def _copy_first_stage(source: Path, target: Path) -> None:
-    """A denoiser carries its first stage: one folder is the whole model."""
+    """A denoiser carries its first stage, a whole artifact: one folder is the whole model."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json", "artifact.json"):
         shutil.copyfile(source / name, target / name)

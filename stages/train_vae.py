@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from stages.models.discriminator import PatchDiscriminator
+    from stages.models.vae import FirstStage
     from stages.training.loop import LoopConfig
 
 CODE = 1
@@ -51,7 +52,9 @@ class Config:
     resolution: int | None = None
     """Side of the crops; must be what preprocess made."""
     init: str | None = None
-    """Start from a first stage in diffusers form, by folder or hub id; --steps 0 takes it as it is."""
+    """Start from a vae artifact, or from a first stage in diffusers form by folder or hub id; --steps 0 takes it as it is."""
+    part: Literal["all", "decoder"] = "all"
+    """What is trained: decoder leaves the latents, and all that was trained on them, as they are."""
     steps: int | None = None
     """Optimiser steps."""
     batch: int | None = None
@@ -86,6 +89,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 0:
             raise UsageError(f"--steps {self.steps}: must be at least 0")
+        if self.part == "decoder" and not self.init:
+            raise UsageError("--part decoder: needs the first stage that it belongs to: --init DIR")
         require_counts(self, "batch", "save_every", "validate_every")
         for name in ("mouth_weight", "kl_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
             if (value := getattr(self, name)) is not None and value < 0:
@@ -115,6 +120,8 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     config = config.resolved(work.config["resolution"])
     root = Path(out) if out else Path(inputs) / f"vae-{config.resolution}"
     sources = [Input("clips", "clips", work.digest)]
+    if config.init and (Path(config.init) / "artifact.json").is_file():
+        sources.append(Input("init", "vae", read_artifact(Path(config.init), "vae").digest))
     with ModelStore(root, kind="vae", stage="train-vae", code=CODE, config=config, inputs=sources, runtime=runtime) as store:
         ranks.start(runtime)
         reason = ranks.agree(store.why)
@@ -128,7 +135,6 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
     import torch
 
     from stages.metrics.lpips import load_lpips
-    from stages.models.vae import build_first_stage, first_stage_config, load_pretrained
     from stages.training.checkpoint import save_weights
     from stages.training.crops import ClipSet, split_clips
     from stages.training.first_stage import FirstStageTask
@@ -136,7 +142,7 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
 
     perceptual = load_lpips("vgg", runtime).to(runtime.torch_device()) if config.perceptual_weight and config.steps else None
     torch.manual_seed(config.seed)
-    stage = load_pretrained(config.init) if config.init else build_first_stage(first_stage_config(config.preset, config.resolution))
+    stage = _first_stage(config)
     train = split_clips(work, "train")
     held_out = split_clips(work, "val") or train
     adversary = _adversary(config, runtime) if config.adversarial_weight and config.steps else None
@@ -151,11 +157,11 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
         return Report(out=root, done=1)
     model = outcome.ema
     device = next(model.parameters()).device
-    mean, std = task.measure(model, device)
-    model.set_normalisation(mean, std)
+    if config.part == "all":
+        model.set_normalisation(*task.measure(model, device))
     scores = outcome.scores or task.validate(model, device)
     save_weights(root / "model.safetensors", model)
-    write_json(root / "config.json", {"first_stage": model.config, "net": _net_config(model), "mean": mean.tolist(), "std": std.tolist()})
+    write_json(root / "config.json", {"first_stage": model.config, "net": _net_config(model), "mean": model.mean.tolist(), "std": model.std.tolist()})
     facts = {
         "factor": model.factor,
         "channels": model.channels,
@@ -165,6 +171,23 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
         "scores": {k: round(float(v), 4) for k, v in scores.items()},
     }
     return store.seal(["model.safetensors", "config.json"], facts)
+
+
+def _first_stage(config: Config) -> FirstStage:
+    from stages.models.vae import build_first_stage, first_stage_config, load_pretrained
+    from stages.training.checkpoint import load_first_stage
+
+    if not config.init:
+        stage = build_first_stage(first_stage_config(config.preset, config.resolution))
+    elif (Path(config.init) / "artifact.json").is_file():
+        stage = load_first_stage(Path(config.init)).requires_grad_().train()
+    else:
+        stage = load_pretrained(config.init)
+    if config.part == "decoder":
+        stage.requires_grad_(False)
+        for module in stage.decoding:
+            module.requires_grad_()
+    return stage
 
 
 def _loop(config: Config) -> LoopConfig:

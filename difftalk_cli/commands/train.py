@@ -16,7 +16,8 @@ def call(
     stage: ModuleType, config: Any, runtime: Runtime, *,
     work: Annotated[Path, typer.Argument(help="A clips artifact (difftalk preprocess).", show_default=False)],
     features: Annotated[Path | None, typer.Option(help="A features artifact; by default WORK/features.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="A vae artifact; by default WORK/vae-<resolution>.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="A vae artifact; by default that of --init, else WORK/vae-<resolution>.")] = None,
+    init: Annotated[Path | None, typer.Option(help="A denoiser artifact whose weights to start from: fine-tuning.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The denoiser artifact; by default WORK/denoiser-<resolution>.")] = None,
 ) -> Report:  # fmt: skip
-    return stage.run(config, stage.Inputs(work, features, vae), out, runtime)
+    return stage.run(config, stage.Inputs(work, features, vae, init), out, runtime)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stages.diffusion.sample import SamplerName, sample
 from stages.diffusion.schedule import Schedule
-from stages.faces.mask import MaskKind, feathered, mask, window
+from stages.faces.mask import MaskKind, feathered, mask, view, window
 from stages.models.denoiser import Condition, Denoiser
 from stages.models.vae import FirstStage
 
@@ -28,17 +28,23 @@ class SampleConfig:
 
 
 class Renderer:
-    """First stage, denoiser, schedule and mask, on one device, in eval mode."""
+    """First stage, denoiser, schedule and mask, on one device, in eval mode.
+
+    The first stage sees the view, H x W pixels of the crop and h x w cells; the denoiser draws the window inside it.
+    """
 
     def __init__(self, first_stage: FirstStage, denoiser: Denoiser, schedule: Schedule, mask_kind: MaskKind, resolution: int):
         self.first_stage, self.denoiser, self.schedule = first_stage.eval(), denoiser.eval(), schedule
         self.resolution, self.kind = resolution, mask_kind
         self.device = next(denoiser.parameters()).device
-        cells = resolution // first_stage.factor
-        self.rows, self.columns = window(mask_kind, cells)
+        cells, factor = resolution // first_stage.factor, first_stage.factor
+        inner, outer = window(mask_kind, cells), view(mask_kind, cells)
+        self.rows, self.columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+        self.view = tuple(slice(o.start * factor, o.stop * factor) for o in outer)  # pixels of the crop
         self.mask = torch.from_numpy(mask(resolution, mask_kind)).to(self.device)  # (R, R)
+        self.hidden = self.mask[self.view]  # (H, W)
         self.alpha = feathered(resolution, mask_kind)  # (R, R) f32, NumPy: paste-back works there
-        hidden = F.max_pool2d(self.mask[None, None], first_stage.factor)  # (1, 1, h, w): a cell that holds masked pixels
+        hidden = F.max_pool2d(self.hidden[None, None], factor)  # (1, 1, h, w): a cell that holds masked pixels
         # One cell around it sees masked pixels too: only what lies beyond is known for certain.
         self.keep = self.crop(1 - F.max_pool2d(hidden, 3, 1, 1))[0, 0]
 
@@ -48,39 +54,47 @@ class Renderer:
         return self.first_stage.channels, self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
     def crop(self, z: Tensor) -> Tensor:
-        """The denoised window of whole latents (..., h, w)."""
+        """The denoised window of the view's latents (..., h, w)."""
         return z[..., self.rows, self.columns]
 
     def pictures(self, crops: np.ndarray) -> Tensor:
-        """(B, R, R, 3) u8 -> (B, 3, R, R) f32 in -1..1 on the device."""
-        x = torch.from_numpy(np.array(crops)).to(self.device)
+        """The view of crops (B, R, R, 3) u8: (B, 3, H, W) f32 in -1..1 on the device."""
+        x = torch.from_numpy(np.array(crops[:, *self.view])).to(self.device)
         return x.permute(0, 3, 1, 2).float() / 127.5 - 1
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Whole latents (B, C, h, w) of pictures (B, 3, R, R)."""
+        """Latents (B, C, h, w) of views (B, 3, H, W)."""
         return self.first_stage.encode(x)
 
     @torch.no_grad()
     def encode_masked(self, x: Tensor) -> Tensor:
-        """Whole latents of x_m: the mouth is filled before anything sees it."""
-        return self.first_stage.encode(x * (1 - self.mask) + MASK_FILL[self.kind] * self.mask)
+        """Latents of x_m: the mouth is filled before anything sees it."""
+        return self.first_stage.encode(x * (1 - self.hidden) + MASK_FILL[self.kind] * self.hidden)
 
     def generate(self, noise: Tensor, condition: Condition, config: SampleConfig) -> Tensor:
         """Window latents (B, C, h, w) from noise of the same shape."""
         seen = "m" in self.denoiser.config.conditions  # a model without the masked frame draws the whole window
-        return sample(
+        start = self.denoiser.origin(condition)
+        z = sample(
             self.denoiser, self.schedule, noise, condition, steps=config.steps, sampler=config.sampler,
-            known=condition.masked if seen else None, keep=self.keep,
+            known=condition.masked - start if seen else None, keep=self.keep,
         )  # fmt: skip
+        return z + start
 
     @torch.no_grad()
     def decode(self, z_masked: Tensor, z: Tensor) -> np.ndarray:
-        """Generated window z (B, C, h, w) set into the whole z_masked, decoded: (B, R, R, 3) u8."""
+        """Generated window z (B, C, h, w) set into the view's z_masked, decoded: (B, R, R, 3) u8, black around the view."""
         whole = z_masked.clone()
         whole[..., self.rows, self.columns] = z
-        x = self.first_stage.decode(whole).clamp(-1, 1)
-        return ((x.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        return self.show(self.first_stage.decode(whole))
+
+    def show(self, x: Tensor) -> np.ndarray:
+        """Views (B, 3, H, W) in their place in the crop: (B, R, R, 3) u8, black around them."""
+        x = ((x.clamp(-1, 1).permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8)
+        crops = np.zeros((len(x), self.resolution, self.resolution, 3), np.uint8)
+        crops[:, *self.view] = x.cpu().numpy()
+        return crops
 
     def compose(self, crops: np.ndarray, generated: np.ndarray) -> np.ndarray:
         """Generated crops blended into the source's (B, R, R, 3) u8 by the feathered mask."""

@@ -26,6 +26,8 @@ WINDOWS = {
 PAPER_ROW = 110 / 256
 """Row of the nose tip (landmark 30) in the template; the release masks it and all below, full width."""
 
+VIEW_MARGIN = 1 / 16
+"""What the first stage sees around the window, in the unit crop: nothing of what is farther away is ever shown."""
 FEATHER = 0.06
 """Width of the soft edge in the unit crop; it lies inside the mask, so nothing outside is ever touched."""
 
@@ -58,3 +60,10 @@ def window(kind: MaskKind, cells: int) -> tuple[slice, slice]:
     """The rows and columns of a latent with side `cells` that hold the mask; only they are denoised (DESIGN, fix 2)."""
     (top, bottom), (left, right) = WINDOWS[kind]
     return slice(round(top * cells), round(bottom * cells)), slice(round(left * cells), round(right * cells))
+
+
+def view(kind: MaskKind, cells: int) -> tuple[slice, slice]:
+    """The rows and columns that the first stage sees: the window and a little around it, half of the crop's area or less."""
+    margin = max(1, round(VIEW_MARGIN * cells))
+    rows, columns = (slice(max(0, s.start - margin), min(cells, s.stop + margin)) for s in window(kind, cells))
+    return rows, columns

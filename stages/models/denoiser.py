@@ -36,6 +36,8 @@ class DenoiserConfig:
     """Add the smoothed audio and the landmarks (the first two context tokens) to the time embedding as well."""
     prediction: Prediction = "v_prediction"
     groups: int = 32
+    residual: bool = False
+    """z_t is the noised difference to the reference's latent: where nothing is known better, the reference is shown."""
     conditions: str = CONDITIONS
     """Which conditions are heard, by their letters; the others are zeros (the rows of the paper's ablation, table 2)."""
 
@@ -43,6 +45,8 @@ class DenoiserConfig:
         heard = self.conditions
         if not heard or set(heard) - set(CONDITIONS) or len(set(heard)) < len(heard):
             raise UsageError(f"--conditions {','.join(heard)}: must be some of a (audio), l (landmarks), m (masked), r (reference)")
+        if self.residual and "r" not in heard:
+            raise UsageError("--residual: counts from the reference frame, so --conditions must hold r")
         if self.context == "single" and self.context_width != 128:
             raise UsageError("--context single is the paper's [a; l] of 64 + 64: context_width must be 128")
 
@@ -124,6 +128,10 @@ class Denoiser(nn.Module):
         context = self.condition(audio, condition.landmarks * ("l" in heard))  # (B, N, D)
         labels = context[:, :2].flatten(1) if self.config.global_condition else None  # (B, 2D)
         return self.unet(x, t, encoder_hidden_states=context, class_labels=labels).sample
+
+    def origin(self, condition: Condition) -> Tensor:
+        """What z_0 is counted from: (B, C, h, w)."""
+        return condition.reference if self.config.residual else torch.zeros_like(condition.reference)
 
     def set_audio_normalisation(self, mean: Tensor, std: Tensor) -> None:
         """mean, std: (F,) of the training clips' features."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stages.errors import ArtifactError, UsageError
 
@@ -18,7 +19,7 @@ POSTERIOR_LOGVAR = -8.0
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStageConfig:
-    """Shape of a first stage; the downsampling factor is 2 ** (len(widths) - 1)."""
+    """Shape of a first stage; the downsampling factor is patch * 2 ** (len(widths) - 1)."""
 
     kind: FirstStageKind
     widths: tuple[int, ...]
@@ -36,19 +37,23 @@ class FirstStageConfig:
     """A linear path beside the network, from patches to latents and back, that starts as a truncated DCT: the network
     learns what that leaves (residual autoencoding, DC-AE). It learns colours in minutes instead of hours."""
 
+    patch: int = 1
+    """The network sees patch x patch pixels as the channels of one place: most of a small first stage's work would be
+    convolutions at full resolution, which buy little beside the shortcut."""
+
     @property
     def factor(self) -> int:
-        return 2 ** (len(self.widths) - 1)
+        return self.patch * 2 ** (len(self.widths) - 1)
 
 
-# name              kind   widths              layers C  codes  attention groups shortcut
+# name              kind   widths              layers C  codes  attention groups shortcut patch
 FIRST_STAGES = {
-    "tiny": ("kl", (16, 32, 64, 96), 1, 8, 0, False, 8, True),
-    "compact": ("kl", (32, 64, 128, 160), 1, 8, 0, False, 8, True),
-    "paper-256": ("vq", (128, 256, 512), 2, 3, 8192, True, 32, False),  # LDM vq-f4: 55,322,782 parameters
-    "paper-512": ("vq", (128, 256, 256, 512), 2, 3, 16384, True, 32, False),  # f8, 3 channels: 512 px to 64 x 64 x 3
-    "kl-f4": ("kl", (128, 256, 512), 2, 3, 0, True, 32, False),  # LDM's autoencoder_kl_64x64x3
-    "kl-f8": ("kl", (128, 256, 512, 512), 2, 4, 0, True, 32, False),  # LDM's autoencoder_kl_32x32x4: 83,653,863 parameters
+    "tiny": ("kl", (16, 32, 64, 96), 1, 8, 0, False, 8, True, 1),
+    "compact": ("kl", (32, 64, 128, 160), 1, 8, 0, False, 8, True, 1),
+    "paper-256": ("vq", (128, 256, 512), 2, 3, 8192, True, 32, False, 1),  # LDM vq-f4: 55,322,782 parameters
+    "paper-512": ("vq", (128, 256, 256, 512), 2, 3, 16384, True, 32, False, 1),  # f8, 3 channels: 512 px to 64 x 64 x 3
+    "kl-f4": ("kl", (128, 256, 512), 2, 3, 0, True, 32, False, 1),  # LDM's autoencoder_kl_64x64x3
+    "kl-f8": ("kl", (128, 256, 512, 512), 2, 4, 0, True, 32, False, 1),  # LDM's autoencoder_kl_32x32x4: 83,653,863 parameters
 }
 
 
@@ -57,10 +62,10 @@ def first_stage_config(preset: str, resolution: int) -> FirstStageConfig:
     name = f"paper-{resolution}" if preset == "paper" else preset
     if name not in FIRST_STAGES:
         raise UsageError(f"--preset paper: the paper has 256 and 512 px, not {resolution}")
-    kind, widths, layers, channels, codes, attention, groups, shortcut = FIRST_STAGES[name]
+    kind, widths, layers, channels, codes, attention, groups, shortcut, patch = FIRST_STAGES[name]
     return FirstStageConfig(
         kind=kind, widths=widths, layers=layers, latent_channels=channels, codes=codes, attention=attention, groups=groups,
-        shortcut=shortcut,
+        shortcut=shortcut, patch=patch,
     )  # fmt: skip
 
 
@@ -74,6 +79,7 @@ class FirstStage(nn.Module):
     def __init__(self, net: nn.Module, kind: FirstStageKind, config: dict[str, Any]):
         super().__init__()
         self.net, self.kind, self.config = net, kind, config
+        self.patch = config.get("patch", 1)
         channels = net.config.latent_channels
         self.down = self.up = None
         if config.get("shortcut"):
@@ -84,11 +90,17 @@ class FirstStage(nn.Module):
 
     @property
     def factor(self) -> int:
-        return 2 ** (len(self.net.config.block_out_channels) - 1)
+        return self.patch * 2 ** (len(self.net.config.block_out_channels) - 1)
 
     @property
     def channels(self) -> int:
         return self.net.config.latent_channels
+
+    @property
+    def decoding(self) -> list[nn.Module]:
+        """The modules between the latents and the picture."""
+        found = [self.net.decoder, self.net.post_quant_conv, self.up]
+        return [m for m in found if m is not None]
 
     @property
     def last(self) -> Tensor:
@@ -103,24 +115,28 @@ class FirstStage(nn.Module):
         return self.raw_decode(z * self.std[:, None, None] + self.mean[:, None, None])
 
     def raw_encode(self, x: Tensor) -> Tensor:
-        z = self.net.encode(x).latent_dist.mode() if self.kind == "kl" else self.net.encode(x).latents
+        found = self._encoded(x)
+        z = found.latent_dist.mode() if self.kind == "kl" else found.latents
         return z if self.down is None else z + self.down(x)
 
     def raw_decode(self, z: Tensor) -> Tensor:
-        x = self.net.decode(z).sample
+        x = F.pixel_shuffle(self.net.decode(z).sample, self.patch)
         return x if self.up is None else x + self.up(z)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Training pass: (reconstruction (B, 3, H, W), regulariser ()): KL per element, or the codebook's loss."""
         if self.kind == "kl":
-            posterior = self.net.encode(x).latent_dist
+            posterior = self._encoded(x).latent_dist
             mean = posterior.mean if self.down is None else posterior.mean + self.down(x)
             z = mean if noise is None else mean + posterior.std * noise
             divergence = 0.5 * (mean.square() + posterior.var - 1 - posterior.logvar)
             return self.raw_decode(z), divergence.mean()
-        z = self.net.encode(x).latents
+        z = self._encoded(x).latents
         out = self.net.decode(z if self.down is None else z + self.down(x))
-        return out.sample, getattr(out, "commit_loss", None) or x.new_zeros(())
+        return F.pixel_shuffle(out.sample, self.patch), getattr(out, "commit_loss", None) or x.new_zeros(())
+
+    def _encoded(self, x: Tensor) -> Any:
+        return self.net.encode(F.pixel_unshuffle(x, self.patch))
 
     def set_normalisation(self, mean: Tensor, std: Tensor) -> None:
         """mean, std: (C,) of raw latents."""
@@ -134,8 +150,8 @@ def build_first_stage(config: FirstStageConfig) -> FirstStage:
 
     depth = len(config.widths)
     shared = dict(
-        in_channels=3,
-        out_channels=3,
+        in_channels=3 * config.patch**2,
+        out_channels=3 * config.patch**2,
         down_block_types=("DownEncoderBlock2D",) * depth,
         up_block_types=("UpDecoderBlock2D",) * depth,
         block_out_channels=config.widths,

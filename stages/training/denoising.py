@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from stages.diffusion.loss import weighted_error
 from stages.diffusion.render import Renderer, SampleConfig
 from stages.faces import condition_points
 from stages.models.denoiser import Condition, Denoiser
+from stages.training.augment import look
 from stages.training.crops import ClipSet
 from stages.training.order import generator
 
@@ -25,7 +27,13 @@ REFERENCE_GAP = 60
 PREVIOUS_NOISE = 0.3
 """Share of noise in a previous-frame reference: a plain one would be copied (facts/field.md, SyncDiff's bottleneck)."""
 VALIDATION_FRAMES = 24
+RELEASE_EVERY = 50
+"""Steps after which mapped files are let go."""
 SHEET_FRAMES = 6
+
+
+Place = tuple[int, int, int]
+"""A frame: clip, frame of the clip, look."""
 
 
 @dataclass
@@ -33,7 +41,7 @@ class Batch:
     """One training batch."""
 
     z0: Tensor
-    """(B, C, h, w)."""
+    """(B, C, h, w), counted from the model's origin."""
     noise: Tensor
     t: Tensor
     """(B,) i64."""
@@ -45,13 +53,23 @@ class Data:
 
     def __init__(self, clips: list[Clip], latents: Artifact, features: Artifact):
         ids = [c.id for c in clips]
-        self.clean = [latents.clips[i].array("clean.npy") for i in ids]  # each (T, C, h, w) f16
+        self.looks = latents.config["looks"]
+        self.clean = [latents.clips[i].array("clean.npy") for i in ids]  # each (looks, T, C, h, w) f16
         self.masked = [latents.clips[i].array("masked.npy") for i in ids]
         self.audio = [features.clips[i].array("audio.npy") for i in ids]  # (T, 16, F) f32
         self.neighbours = [features.clips[i].array("neighbours.npy") for i in ids]  # (T, 8) i32
         self.crops = [c.array("crops.npy") for c in clips]
         self.segment = [np.asarray(c.array("segment.npy")) for c in clips]
-        self.landmarks = [condition_points(np.asarray(c.array("align.npy")), np.asarray(c.array("landmarks.npy"))) for c in clips]
+        self.landmarks = []  # each (looks, T, 39, 2)
+        for clip in clips:
+            points = condition_points(np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy")))
+            others = (look(clip.id, number) for number in range(self.looks))
+            self.landmarks.append(np.stack([other.points(points) if other else points for other in others]))
+
+    def release(self) -> None:
+        """Hand back the pages that were read: the system keeps them as long as it has room, our resident memory stays flat."""
+        for array in (*self.clean, *self.masked, *self.audio, *self.crops):
+            array._mmap.madvise(mmap.MADV_DONTNEED)
 
     def windows(self, clip: int, frame: int) -> np.ndarray:
         """(8, 16, F) f32: the audio windows of a frame's neighbours, zeros where there is none."""
@@ -84,24 +102,29 @@ class DenoisingTask:
         self.train, self.held_out = train, held_out
         self.data, self.held_out_data = (Data(s.clips, latents, features) for s in (train, held_out))
         self.schedule = renderer.schedule
-        level = F.avg_pool2d(renderer.mask[None, None], renderer.first_stage.factor)
+        level = F.avg_pool2d(renderer.hidden[None, None], renderer.first_stage.factor)
         level = 1 + (config.mouth_weight - 1) * renderer.crop(level)[0, 0]
         self.weight = level / level.mean()  # (h, w)
 
     # -- drawing
 
     def batch(self, step: int, indices: range, device: torch.device) -> Batch:
+        if step % RELEASE_EVERY == 0:
+            self.data.release()
         rngs = [generator(self.config.seed, step, i) for i in indices]
-        places = [self.train.draw(rng) for rng in rngs]
+        places = [(*self.train.draw(rng), int(rng.integers(self.data.looks))) for rng in rngs]
         references = [self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)]
         t = torch.tensor([int(rng.integers(self.schedule.steps)) for rng in rngs])
         noise = np.stack([rng.standard_normal(self.renderer.shape, np.float32) for rng in rngs])
         z0, condition = self._condition(self.data, places, references)
+        if self.config.audio_dropout:  # silenced samples hear the mean of all sound: what guidance leads away from
+            deaf = torch.tensor([rng.random() < self.config.audio_dropout for rng in rngs])
+            condition.audio[deaf] = self.model.audio_mean.cpu()
         return Batch(z0.to(device), torch.from_numpy(noise).to(device), t.to(device), condition.to(device))
 
-    def _reference(self, rng: np.random.Generator, data: Data, clip: int, frame: int) -> np.ndarray:
+    def _reference(self, rng: np.random.Generator, data: Data, clip: int, frame: int, number: int) -> np.ndarray:
         """z_r (C, h, w) f32 for one sample."""
-        clean, segment = data.clean[clip], data.segment[clip]
+        clean, segment = data.clean[clip][number], data.segment[clip]
         if rng.random() < self.config.previous_frame_share and frame > 0 and segment[frame - 1] == segment[frame]:
             noise = rng.standard_normal(clean.shape[1:], np.float32)
             keep = np.sqrt(1 - PREVIOUS_NOISE**2, dtype=np.float32)
@@ -110,17 +133,20 @@ class DenoisingTask:
             rng = generator(self.config.seed, -1, clip, frame)  # one for good, as in the release
         return clean[far_frame(rng, len(clean), frame)].astype(np.float32)
 
-    def _condition(self, data: Data, places: list[tuple[int, int]], references: list[np.ndarray]) -> tuple[Tensor, Condition]:
+    def _condition(self, data: Data, places: list[Place], references: list[np.ndarray]) -> tuple[Tensor, Condition]:
+        """(z_0 counted from the model's origin, C)."""
+
         def stack(arrays: list[Any]) -> Tensor:
             return torch.from_numpy(np.stack([np.asarray(a, np.float32) for a in arrays]))
 
-        z0 = stack([data.clean[c][f] for c, f in places])
-        return z0, Condition(
-            masked=stack([data.masked[c][f] for c, f in places]),
+        z0 = stack([data.clean[c][n, f] for c, f, n in places])
+        condition = Condition(
+            masked=stack([data.masked[c][n, f] for c, f, n in places]),
             reference=stack(references),
-            audio=stack([data.windows(c, f) for c, f in places]),
-            landmarks=stack([data.landmarks[c][f] for c, f in places]),
+            audio=stack([data.windows(c, f) for c, f, _ in places]),
+            landmarks=stack([data.landmarks[c][n, f] for c, f, n in places]),
         )
+        return z0 - self.model.origin(condition), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
         z_t = self.schedule.add_noise(batch.z0, batch.noise, batch.t)  # (B, C, h, w)
@@ -147,21 +173,21 @@ class DenoisingTask:
         clear = sigma.flatten() <= self.config.pixel_noise
         if not clear.any():
             return output.sum() * 0  # every process must see every parameter
-        z0 = self.schedule.clean(output[clear], z_t[clear], batch.t[clear])
+        z0, start = self.schedule.clean(output[clear], z_t[clear], batch.t[clear]), self.model.origin(batch.condition)[clear]
         decode = self.renderer.first_stage.decode
         with torch.no_grad():
-            truth = decode(batch.z0[clear])  # (b, 3, H, W)
-        made = decode(z0.to(truth.dtype))
+            truth = decode(batch.z0[clear] + start)  # (b, 3, H, W)
+        made = decode(z0.to(truth.dtype) + start)
         assert self.perceptual
         each = (made - truth).abs().mean(dim=(1, 2, 3)) + self.perceptual(made, truth)  # (b,)
         return each.sum() / len(clear)
 
     # -- looking
 
-    def _held_out(self, number: int, device: torch.device) -> tuple[list[tuple[int, int]], Tensor, Condition]:
-        places = self.held_out.spread(number)
+    def _held_out(self, number: int, device: torch.device) -> tuple[list[Place], Tensor, Condition]:
+        places = [(c, f, 0) for c, f in self.held_out.spread(number)]
         clips = self.held_out_data
-        references = [clips.clean[c][far_frame(generator(0, c, f), len(clips.clean[c]), f)] for c, f in places]
+        references = [clips.clean[c][0, far_frame(generator(0, c, f), len(clips.crops[c]), f)] for c, f, _ in places]
         z0, condition = self._condition(clips, places, references)
         return places, z0.to(device), condition.to(device)
 
@@ -186,9 +212,9 @@ class DenoisingTask:
     def _samples(self, model: Denoiser, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         places, _, condition = self._held_out(SHEET_FRAMES, device)
         data, renderer = self.held_out_data, self.renderer
-        truth = np.stack([data.crops[c][f] for c, f in places])
-        far = [far_frame(generator(0, c, f), len(data.crops[c]), f) for c, f in places]
-        reference = np.stack([data.crops[c][r] for (c, _), r in zip(places, far, strict=True)])
+        truth = np.stack([data.crops[c][f] for c, f, _ in places])
+        far = [far_frame(generator(0, c, f), len(data.crops[c]), f) for c, f, _ in places]
+        reference = np.stack([data.crops[c][r] for (c, _, _), r in zip(places, far, strict=True)])
         shared = np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)
         noise = torch.from_numpy(shared).to(device).expand(len(places), -1, -1, -1)
         before, renderer.denoiser = renderer.denoiser, model

@@ -95,8 +95,7 @@ def evaluate(
         made = generate(renderer, clip, features, truth, points, crops[far], place, steps)
         with torch.no_grad():
             pictures = renderer.pictures(truth)
-            again = torch.cat([renderer.first_stage.decode(renderer.encode(p[None])) for p in pictures]).clamp(-1, 1)
-        rebuilt = ((again.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+            rebuilt = renderer.show(torch.cat([renderer.first_stage.decode(renderer.encode(p[None])) for p in pictures]))
         reference = renderer.compose(truth, np.repeat(np.asarray(crops[far])[None], count, 0))
         opened = reader(truth, pixels)
         for name, shown in (("generated", made), ("first stage", renderer.compose(truth, rebuilt)), ("reference", reference)):

@@ -96,3 +96,40 @@ def test_renderer_keeps_the_source_outside_the_mask():
     outside = renderer.alpha == 0
     assert (composed[:, outside] == crops[:, outside]).all()
     assert renderer.shape == (8, 8, 12)
+
+
+def make_renderer(side=128, **changes):
+    from stages.diffusion.render import Renderer
+    from stages.models.denoiser import Denoiser, denoiser_config
+    from stages.models.vae import build_first_stage, first_stage_config
+
+    torch.manual_seed(0)
+    stage = build_first_stage(first_stage_config("tiny", side))
+    model = Denoiser(denoiser_config("tiny", latent_channels=8, audio_features=8, **changes))
+    return Renderer(stage, model, Schedule(prediction=model.config.prediction), "lower-face", side)
+
+
+def test_the_first_stage_sees_the_window_and_a_little_around_it():
+    renderer = make_renderer()
+    crops = np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3)).astype(np.uint8)
+    z = renderer.encode(renderer.pictures(crops))
+    assert z.shape == (1, 8, 9, 14) and renderer.crop(z).shape == (1, *renderer.shape)
+    shown = renderer.show(renderer.pictures(crops))
+    assert (shown[:, 56:, 8:120] == crops[:, 56:, 8:120]).all()
+    assert (shown[:, renderer.alpha > 0] == crops[:, renderer.alpha > 0]).all() and not shown[:, :56].any()
+
+
+def test_a_residual_model_that_says_nothing_shows_the_reference():
+    renderer = make_renderer(residual=True, prediction="sample")
+    torch.nn.init.zeros_(renderer.denoiser.unet.conv_out.weight)
+    torch.nn.init.zeros_(renderer.denoiser.unet.conv_out.bias)
+    z = lambda: torch.randn(1, *renderer.shape)  # noqa: E731
+    from stages.diffusion.render import SampleConfig
+
+    condition = Condition(z(), z(), torch.randn(1, 8, 16, 8), torch.randn(1, 39, 2))
+    made = renderer.generate(z(), condition, SampleConfig(steps=4))
+    inside = renderer.keep == 0
+    assert torch.allclose(made[..., inside], condition.reference[..., inside], atol=1e-5)
+    assert torch.allclose(made[..., ~inside], condition.masked[..., ~inside], atol=1e-6)
+    with pytest.raises(UsageError, match="residual"):
+        make_renderer(residual=True, conditions="alm")

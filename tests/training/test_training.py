@@ -184,9 +184,33 @@ def test_switches_change_the_model(work, tmp_path):
     for name, change in {
         "single": {"context": "single"}, "nofilter": {"audio_filter": False}, "fixed": {"reference": "fixed"},
         "mouth": {"mask": "mouth"}, "epsilon": {"prediction": "epsilon"}, "previous": {"previous_frame_share": 1.0},
+        "residual": {"residual": True}, "looks": {"looks": 3}, "deaf": {"audio_dropout": 0.9},
     }.items():  # fmt: skip
         config = replace(DENOISER, steps=1, validate_every=1, **change)
         assert train.run(config, train.Inputs(work), tmp_path / name, Runtime()).facts["finished"]
+
+
+def test_fine_tuning_starts_from_the_given_weights_and_their_first_stage(work, tmp_path):
+    train.run(DENOISER, train.Inputs(work), tmp_path / "base", Runtime())
+    other = replace(DENOISER, learning_rate=0.0, ema=0.0, seed=5)
+    train.run(other, train.Inputs(work, init=tmp_path / "base"), tmp_path / "fine", Runtime())
+    assert same(weights(tmp_path / "base"), weights(tmp_path / "fine"))
+    own = [i["digest"] for i in read_artifact(tmp_path / "fine", "denoiser").manifest["inputs"] if i["kind"] == "vae"]
+    assert own == [read_artifact(tmp_path / "base" / "first-stage", "vae").digest]
+    with pytest.raises(ArtifactError, match=r"residual is False there, True here"):
+        train.run(replace(other, residual=True), train.Inputs(work, init=tmp_path / "base"), tmp_path / "no", Runtime())
+
+
+def test_a_first_stage_goes_on_from_another_and_its_decoder_alone_leaves_the_latents_as_they_are(work, tmp_path):
+    with pytest.raises(UsageError, match="--init"):
+        train_vae.Config(part="decoder")
+    config = replace(VAE, init=str(work / "vae-64"), part="decoder")
+    train_vae.run(config, work, tmp_path / "decoder", Runtime())
+    before, after = weights(work / "vae-64"), weights(tmp_path / "decoder")
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed and all(k.startswith(("net.decoder", "net.post_quant", "up.")) for k in changed)
+    train_vae.run(replace(VAE, init=str(work / "vae-64"), steps=0), work, tmp_path / "as-is", Runtime())
+    assert same(before, weights(tmp_path / "as-is"))
 
 
 def test_missing_or_stale_features_are_named(work, tmp_path):
