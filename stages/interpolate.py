@@ -117,7 +117,7 @@ def _run_video(config: Config, path: Path, out: Path, runtime: Runtime) -> Repor
     reader, started = VideoReader(path, info=media), time.monotonic()
     with write_atomic(out) as part, VideoWriter(
         part, fps=fps, size=(info.width, info.height), like=info, audio=path if media.audio else None,
-        audio_codec=media.audio.codec if media.audio else "", lossless=config.lossless, crf=config.crf,
+        lossless=config.lossless, crf=config.crf,
         metadata=read_tags(path),
     ) as sink:  # fmt: skip
         total = float(media.seconds * fps) if media.seconds else None

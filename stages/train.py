@@ -78,6 +78,8 @@ class Config:
     """T: 1000 (the release), 200 (the paper)."""
     mouth_weight: float = 3.0
     """How much more an error inside the mask counts."""
+    channel_power: float = 0.0
+    """Weight of each latent channel: its deviation before normalisation to this power (0: all alike, 2: as in pixels)."""
     pixel_weight: float = 0.0
     """Weight of an L1 + LPIPS term between decoded pictures, for fine-tuning (costs a decode for each sample)."""
     pixel_noise: float = 0.5

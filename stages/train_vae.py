@@ -161,7 +161,8 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
         model.set_normalisation(*task.measure(model, device))
     scores = outcome.scores or task.validate(model, device)
     save_weights(root / "model.safetensors", model)
-    write_json(root / "config.json", {"first_stage": model.config, "net": _net_config(model), "mean": model.mean.tolist(), "std": model.std.tolist()})
+    normalisation = {"mean": model.mean.tolist(), "std": model.std.tolist()}
+    write_json(root / "config.json", {"first_stage": model.config, "net": _net_config(model), **normalisation})
     facts = {
         "factor": model.factor,
         "channels": model.channels,

@@ -170,7 +170,7 @@ def make_clip(
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "speech.wav"
         write_wav(sound, samples[: round(frames / fps * SAMPLE_RATE)])
-        with VideoWriter(out, fps=fps, size=(size, size), audio=sound, audio_codec="pcm_s16le") as writer:
+        with VideoWriter(out, fps=fps, size=(size, size), audio=sound) as writer:
             for frame in make_frames(samples, frames=frames, fps=fps, size=size, variant=variant, view=view):
                 writer.write(frame)
     return out

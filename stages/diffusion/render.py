@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stages.diffusion.loss import Denoise
 from stages.diffusion.sample import SamplerName, sample
 from stages.diffusion.schedule import Schedule
 from stages.faces.mask import MaskKind, feathered, mask, view, window
@@ -25,6 +26,8 @@ class SampleConfig:
 
     steps: int = 10
     sampler: SamplerName = "ddim"
+    guidance: float = 1.0
+    """How far to lead away from what the model would draw without sound (Ho & Salimans 2022); 1 leads nowhere and is free."""
 
 
 class Renderer:
@@ -77,10 +80,22 @@ class Renderer:
         seen = "m" in self.denoiser.config.conditions  # a model without the masked frame draws the whole window
         start = self.denoiser.origin(condition)
         z = sample(
-            self.denoiser, self.schedule, noise, condition, steps=config.steps, sampler=config.sampler,
+            self._guided(config.guidance), self.schedule, noise, condition, steps=config.steps, sampler=config.sampler,
             known=condition.masked - start if seen else None, keep=self.keep,
         )  # fmt: skip
         return z + start
+
+    def _guided(self, scale: float) -> Denoise:
+        """The denoiser with classifier-free guidance by the sound."""
+        if scale == 1:
+            return self.denoiser
+
+        def denoise(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            deaf = replace(condition, audio=self.denoiser.audio_mean.expand_as(condition.audio))
+            with_sound, without = self.denoiser(z, t, condition), self.denoiser(z, t, deaf)
+            return without + scale * (with_sound - without)
+
+        return denoise
 
     @torch.no_grad()
     def decode(self, z_masked: Tensor, z: Tensor) -> np.ndarray:

@@ -15,6 +15,9 @@ TEMPLATE = np.array([[85 / 256, 64 / 256], [171 / 256, 64 / 256], [0.5, 128 / 25
 """Where the two eye centres (left and right in the picture) and the nose base lie: (3, 2) in the unit square.
 Eye distance is 86 px of 256; from the nose base down there is room for a wide open mouth and the chin."""
 
+FINER = 0.9
+"""Crop pixels a source pixel below which the source holds detail that the crop does not."""
+
 
 def anchors(landmarks: np.ndarray) -> np.ndarray:
     """Eye centres and nose base of (..., 68, 2) landmarks: (..., 3, 2)."""
@@ -89,10 +92,13 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nda
     return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def paste(frame: np.ndarray, generated: np.ndarray, matrix: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def paste(
+    frame: np.ndarray, generated: np.ndarray, matrix: np.ndarray, alpha: np.ndarray, detail: np.ndarray | None = None
+) -> np.ndarray:
     """Blend the crop `generated` (R, R, 3) u8 into frame (H, W, 3) u8 where alpha (R, R) f32 in 0..1 is above zero.
 
-    Every pixel that alpha does not reach keeps its value exactly. Returns a new (H, W, 3) u8.
+    Every pixel that alpha does not reach keeps its value exactly. Where the frame is finer than the crop, the share `detail`
+    (R, R) f32 in 0..1 of what the crop cannot hold (pores, grain) is the frame's own. Returns a new (H, W, 3) u8.
     """
     resolution = generated.shape[0]
     ys, xs = np.nonzero(alpha)
@@ -114,5 +120,10 @@ def paste(frame: np.ndarray, generated: np.ndarray, matrix: np.ndarray, alpha: n
     # Zero around, never repeated edges: alpha must end where it ends.
     a = cv2.warpAffine(alpha.astype(np.float32), shifted, size, flags=cv2.INTER_LINEAR, borderValue=0)[..., None]
     here = out[y0:y1, x0:x1]
+    if detail is not None and scale_of(matrix) * resolution < FINER:
+        coarse = warp(crop(frame, matrix, resolution), shifted, size).astype(np.float32)
+        share = cv2.warpAffine(detail, shifted, size, flags=cv2.INTER_LINEAR, borderValue=0)[..., None]
+        mouth = mouth + share * (here - coarse)
+    mouth = np.clip(mouth, 0, 255)
     here[...] = np.where(a > 0, np.rint(here * (1 - a) + mouth * a), here).astype(np.uint8)
     return out

@@ -38,6 +38,21 @@ def seek(media: MediaInfo, seconds: float) -> list[str]:
     return ["-ss", f"{seconds:.6f}"] if seconds > 0 and media.container.startswith(INDEXED) else []
 
 
+def sound_options(audio: Path, out: Path) -> tuple[list[str], list[str]]:
+    """Options that put the sound of `audio` (the second input) beside the pictures of the first, and those after `out`.
+
+    Copied where the container takes its codec, else encoded to AAC at its own sample rate and channels; never resampled.
+    """
+    media = probe(audio)
+    index, codec = (media.audio.index, media.audio.codec) if media.audio else (0, "")
+    accepted = COPY_AUDIO.get(out.suffix.lower())
+    copied = accepted is None or codec in accepted  # mkv takes anything
+    early = ["-itsoffset", f"{-media.video.lead:.6f}"] if media.video and media.video.lead else []
+    how = ["-c:a", "copy"] if copied else ["-c:a", "aac", "-b:a", "256k"]
+    options = [*early, *ffmpeg.source(audio), "-map", "0:v:0", "-map", f"1:a:{index}", *how]
+    return options, keep_clock("1:V:0") if media.video else []
+
+
 class VideoReader:
     """Iterate a video's frames, (H, W, 3) u8 RGB, turned upright, at its constant rate.
 
@@ -123,16 +138,16 @@ class VideoWriter:
         size: tuple[int, int],
         like: VideoInfo | None = None,
         audio: Path | None = None,
-        audio_codec: str = "",
         lossless: bool = False,
         crf: int = 16,
+        codec: str = "h264",
         preset: str = "medium",
         key_frames: int | None = None,
         metadata: dict[str, str] | None = None,
     ):
         self.path, self.fps, self.size, self.like = Path(path), fps, size, like
-        self.audio, self.audio_codec, self.lossless = audio, audio_codec, lossless
-        self.crf, self.preset, self.metadata = crf, preset, metadata or {}
+        self.audio, self.lossless = audio, lossless
+        self.crf, self.codec, self.preset, self.metadata = crf, codec, preset, metadata or {}
         self.key_frames = key_frames
         self.frames_written = 0
 
@@ -180,23 +195,14 @@ class VideoWriter:
         command += ["-r", str(self.fps), "-i", "-"]
         beside: list[str] = []
         if self.audio:
-            media = probe(self.audio)
-            index = media.audio.index if media.audio else 0
-            early = ["-itsoffset", f"{-media.video.lead:.6f}"] if media.video and media.video.lead else []
-            command += [*early, *ffmpeg.source(self.audio), "-map", "0:v:0", "-map", f"1:a:{index}", *self._audio_codec()]
-            beside = keep_clock("1:V:0") if media.video else []
+            sound, beside = sound_options(self.audio, self.path)
+            command += sound
         command += self._video_codec()
         for key, value in self.metadata.items():
             command += ["-metadata", f"{key}={value}"]
         if self.path.suffix.lower() in (".mp4", ".m4v", ".mov"):
             command += ["-movflags", "+faststart+use_metadata_tags"]
         return [*command, ffmpeg.arg(self.path), *beside]
-
-    def _audio_codec(self) -> list[str]:
-        accepted = COPY_AUDIO.get(self.path.suffix.lower())
-        if accepted is None or self.audio_codec in accepted:  # mkv takes anything
-            return ["-c:a", "copy"]
-        return ["-c:a", "aac", "-b:a", "256k"]
 
     def _video_codec(self) -> list[str]:
         like = self.like
@@ -216,4 +222,6 @@ class VideoWriter:
             mark += f",setfield={field}"
             woven = ["-flags", "+ildct+ilme", "-x264-params", f"{field}=1"]
         filters = f"{convert},{mark}{shape}"
-        return ["-vf", filters, "-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), *woven, *tags]
+        # hvc1: what Apple's players want to read; they show nothing of hev1
+        encoder = ["libx265", "-tag:v", "hvc1", "-x265-params", "log-level=error"] if self.codec == "hevc" else ["libx264", *woven]
+        return ["-vf", filters, "-c:v", *encoder, "-preset", self.preset, "-crf", str(self.crf), *tags]

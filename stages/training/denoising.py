@@ -104,7 +104,8 @@ class DenoisingTask:
         self.schedule = renderer.schedule
         level = F.avg_pool2d(renderer.hidden[None, None], renderer.first_stage.factor)
         level = 1 + (config.mouth_weight - 1) * renderer.crop(level)[0, 0]
-        self.weight = level / level.mean()  # (h, w)
+        channels = renderer.first_stage.std ** config.channel_power
+        self.weight = level / level.mean() * (channels / channels.mean())[:, None, None]  # (C, h, w)
 
     # -- drawing
 

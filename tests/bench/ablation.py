@@ -1,6 +1,6 @@
 """Which of our changes help? The same budget for each row, scored on people whom no row ever saw (val side of the split).
 
-    python -m tests.bench.ablation WORK --steps 600 --seeds 0 1 [--rows base single-token ...] [--preset tiny] [--out FOLDER]
+    python -m tests.bench.ablation WORK --steps 600 --seeds 0 1 [--rows base single-token ...] [--preset tiny] [--widths 32 64 96]
 
 Rows change one switch of the default design each; `a+l`, `a+l+m` and `a+l+m+r` (= base) are the paper's own ablation
 (table 2). Trainings resume; a finished row is not trained again. The table gives mean and spread over the seeds.
@@ -13,10 +13,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stages import train
 from stages.artifacts import read_artifact
 from stages.artifacts.files import write_json
+from stages.models.denoiser import DENOISERS
 from stages.runtime import Runtime
 from tests.bench.held_out import evaluate
 
@@ -28,6 +30,10 @@ ROWS: dict[str, dict[str, object]] = {
     "no-audio-filter": {"audio_filter": False},
     "epsilon": {"prediction": "epsilon"},
     "flat-weight": {"mouth_weight": 1.0},
+    "residual": {"residual": True},
+    "sample": {"prediction": "sample"},
+    "residual-sample": {"residual": True, "prediction": "sample"},
+    "channel-weight": {"channel_power": 1.0},
     "a+l": {"conditions": "a,l"},
     "a+l+m": {"conditions": "a,l,m"},
     "l+m+r": {"conditions": "l,m,r"},
@@ -47,8 +53,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--features", type=Path)
+    parser.add_argument("--vae", type=Path)
     parser.add_argument("--precision", default="no")
+    parser.add_argument("--rate", type=float, help="learning rate")
+    parser.add_argument("--widths", type=int, nargs="*", help="of the UNet: another size for a short budget")
+    parser.add_argument("--base", nargs="*", default=[], choices=list(ROWS), help="rows whose changes all rows share")
+    parser.add_argument("--threads", type=int)
     o = parser.parse_args()
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    if o.widths:
+        DENOISERS[o.preset] = (tuple(o.widths), *DENOISERS[o.preset][1:])
+    shared = {k: v for row in o.base for k, v in ROWS[row].items()}
     out = o.out or o.work / "ablation"
     work, features = read_artifact(o.work, "clips"), read_artifact(o.features or o.work / "features", "features")
     device = str(Runtime(device=o.device).torch_device())
@@ -58,9 +74,9 @@ def main() -> None:
             root = out / f"{row}-{seed}"
             config = train.Config(
                 preset=o.preset, steps=o.steps, batch=o.batch, seed=seed, save_every=o.steps, validate_every=o.steps,
-                precision=o.precision, **ROWS[row],
+                precision=o.precision, learning_rate=o.rate, **(shared | ROWS[row]),
             )  # fmt: skip
-            train.run(config, train.Inputs(o.work, features=o.features), root, Runtime(device=o.device))
+            train.run(config, train.Inputs(o.work, features=o.features, vae=o.vae), root, Runtime(device=o.device))
             kept = root / "held-out.json"
             key = {"frames": o.frames, "model": read_artifact(root, "denoiser").digest}
             scores = json.loads(kept.read_text()) if kept.exists() else {}

@@ -4,7 +4,7 @@
     python -m tests.bench.first_stages WORK --table                                                  the table
 
 Held-out people only: PSNR of the whole crop, PSNR and LPIPS of the mouth's part; then GFLOP and seconds (two threads) to
-decode one 256 px crop, and the numbers that the denoiser has to draw for its window.
+decode the view of one 256 px crop, and the numbers that the denoiser has to draw for its window.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages import train_vae
 from stages.artifacts import read_artifact
-from stages.faces.mask import window
+from stages.faces.mask import view, window
 from stages.metrics.lpips import load_lpips
 from stages.models import vae
 from stages.runtime import Runtime
@@ -59,9 +59,11 @@ def table(work: Path, out: Path) -> None:
             for x in made:
                 shown.append(stage.decode(stage.encode(x[None])).clamp(-1, 1)[0])
         again = ((torch.stack(shown).permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
-        distance = float(np.mean([lpips.frames(mouth_of(again[i : i + 8]), mouth_of(truth[i : i + 8])).mean() for i in range(0, len(truth), 8)]))
+        a, b = mouth_of(again), mouth_of(truth)
+        distance = float(np.concatenate([lpips.frames(a[i : i + 8], b[i : i + 8]) for i in range(0, len(a), 8)]).mean())
         cells = truth.shape[1] // stage.factor
-        z, (rows, columns) = torch.randn(1, stage.channels, cells, cells), window("lower-face", cells)
+        sizes = [[s.stop - s.start for s in part("lower-face", cells)] for part in (view, window)]
+        z, numbers = torch.randn(1, stage.channels, *sizes[0]), stage.channels * sizes[1][0] * sizes[1][1]
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             stage.decode(z)
         times = []
@@ -70,9 +72,8 @@ def table(work: Path, out: Path) -> None:
             with torch.no_grad():
                 stage.decode(z)
             times.append(time.perf_counter() - begun)
-        numbers = stage.channels * (rows.stop - rows.start) * (columns.stop - columns.start)
         steps = read_artifact(out / row, "vae").manifest["facts"]["steps"]
-        quality, mouth = (_psnr(a, b) for a, b in ((again, truth), (mouth_of(again), mouth_of(truth))))
+        quality, mouth = _psnr(again, truth), _psnr(a, b)
         size = sum(p.numel() for p in stage.parameters()) / 1e6
         cost = counter.get_total_flops() / 1e9
         print(f"{row:14} {size:6.2f} {steps:6} {quality:7.2f} {mouth:7.2f} {distance:7.4f} {cost:6.1f} {min(times):6.3f} {numbers:8}")

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages import infer
 from stages.artifacts import Artifact, Clip, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
+from stages.dubbing.model import load_model
 from stages.faces import condition_points
 from stages.faces.align import apply
 from stages.faces.detect import DlibFinder
@@ -79,7 +79,7 @@ def evaluate(
     model: Path, work: Artifact, features: Artifact, *, side: str, frames: int, steps: int, device: str = "cpu"
 ) -> dict[str, Scores]:
     """Scores of the model, of its first stage alone, and of showing the reference's mouth."""
-    renderer, described, _ = infer.load_model(model, Runtime(device=device))
+    renderer, described, _ = load_model(model, Runtime(device=device))
     lpips = Lpips(locate("lpips-alex-trunk"), locate("lpips-alex-heads"))
     reader = LipReader()
     table: dict[str, list[tuple[float, float, float]]] = {"generated": [], "first stage": [], "reference": []}

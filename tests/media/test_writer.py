@@ -242,7 +242,7 @@ def test_sound_is_copied_bit_for_bit_where_the_container_takes_it(tmp_path: Path
     sound = spoken(tmp_path, name, "-c:a", codec)
     info = probe(sound).audio
     assert info is not None
-    path = write(tmp_path / out, [coded(i) for i in range(25)], audio=sound, audio_codec=info.codec, preset="ultrafast")
+    path = write(tmp_path / out, [coded(i) for i in range(25)], audio=sound, preset="ultrafast")
     before, after = packets(sound), packets(path)
     if codec.startswith("pcm") or codec == "flac":  # cut into packets anew: the samples tell
         assert np.array_equal(read_audio(sound), read_audio(path))
@@ -253,7 +253,7 @@ def test_sound_is_copied_bit_for_bit_where_the_container_takes_it(tmp_path: Path
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (44_100, 1), (16_000, 1), (8_000, 1), (96_000, 2)])
 def test_pcm_in_mp4_becomes_aac_at_its_own_rate_and_channels(tmp_path: Path, rate: int, channels: int) -> None:
     sound = clicks(tmp_path / "a.wav", 1.0, [0.2, 0.7], rate, channels)
-    path = write(tmp_path / "a.mp4", [coded(i) for i in range(25)], audio=sound, audio_codec="pcm_s16le", preset="ultrafast")
+    path = write(tmp_path / "a.mp4", [coded(i) for i in range(25)], audio=sound, preset="ultrafast")
     info = probe(path).audio
     assert info and (info.codec, info.sample_rate, info.channels) == ("aac", rate, {1: "mono", 2: "stereo"}[channels])
     assert len(read_audio(path)) == pytest.approx(16_000, abs=1100)  # one packet of 1024 at most
@@ -261,7 +261,7 @@ def test_pcm_in_mp4_becomes_aac_at_its_own_rate_and_channels(tmp_path: Path, rat
 
 def test_only_the_first_track_of_the_sounds_file_is_taken(tmp_path: Path) -> None:
     source = video(tmp_path / "a.mp4", 25, audio=clicks(tmp_path / "a.wav", 1.0, [0.2]))
-    path = write(tmp_path / "b.mp4", smooth(25), audio=source, audio_codec="aac", preset="ultrafast")
+    path = write(tmp_path / "b.mp4", smooth(25), audio=source, preset="ultrafast")
     assert packets(path) == packets(source)
     assert picture(path).codec == "h264" and np.abs(next(iter(VideoReader(path))).astype(int) - smooth(1)[0]).mean() < 4
 
@@ -280,7 +280,7 @@ def test_metadata_of_any_content_is_written(tmp_path: Path) -> None:
 def test_the_output_may_be_called_anything(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = clicks(tmp_path / f"s {name}.wav", 0.2, [0.1])
     monkeypatch.chdir(tmp_path)
-    path = write(Path("new folder") / name, [coded(i) for i in range(5)], audio=sound, audio_codec="pcm_s16le")
+    path = write(Path("new folder") / name, [coded(i) for i in range(5)], audio=sound)
     assert [number(f) for f in VideoReader(path)] == [0, 1, 2, 3, 4]
     assert [p.name for p in (tmp_path / "new folder").iterdir()] == [name]
 
@@ -294,7 +294,7 @@ def test_a_container_that_does_not_take_it_tells_ffmpegs_words(tmp_path: Path) -
 def test_sound_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_text("no sound at all")
     with pytest.raises(InputError, match=r"a\.wav: not a media file"):
-        write(tmp_path / "a.mp4", smooth(2), audio=tmp_path / "a.wav", audio_codec="aac")
+        write(tmp_path / "a.mp4", smooth(2), audio=tmp_path / "a.wav")
 
 
 def test_no_frame_is_an_error_not_an_empty_file(tmp_path: Path) -> None:

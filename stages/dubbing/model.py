@@ -1,0 +1,38 @@
+"""Opening a denoiser artifact for use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.artifacts import read_artifact
+from stages.errors import ArtifactError, InputError
+from stages.runtime import Runtime
+
+if TYPE_CHECKING:
+    from stages.diffusion.render import Renderer
+
+BUNDLED = Path(__file__).parents[1] / "pretrained" / "denoiser-256"
+
+
+def load_model(path: Path | None, runtime: Runtime) -> tuple[Renderer, dict[str, Any], str]:
+    """(renderer on the device, the model's config.json, the model's digest)."""
+    from stages.diffusion.render import Renderer
+    from stages.diffusion.schedule import Schedule
+    from stages.models.denoiser import Denoiser, DenoiserConfig
+    from stages.training.checkpoint import load_first_stage, load_weights
+
+    if path is None and not BUNDLED.exists():
+        raise InputError("no checkpoint ships with this version: give one with --model DIR, made by `difftalk train`")
+    artifact = read_artifact(Path(path or BUNDLED), "denoiser")
+    try:
+        described = json.loads((artifact.root / "config.json").read_text(encoding="utf-8"))
+        shape = {k: tuple(v) if isinstance(v, list) else v for k, v in described["denoiser"].items()}
+        denoiser, schedule = Denoiser(DenoiserConfig(**shape)), Schedule(**described["schedule"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{artifact.root / 'config.json'} cannot be used ({error}); train the model again") from error
+    load_weights(artifact.root / "model.safetensors", denoiser)
+    device = runtime.torch_device()
+    first_stage = load_first_stage(artifact.root / "first-stage").to(device)
+    return Renderer(first_stage, denoiser.to(device), schedule, described["mask"], described["resolution"]), described, artifact.digest
