@@ -27,6 +27,8 @@ RUNTIME_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "shard": (str | None, None, "I/N, counted from 0: only this share of the clips, for cluster arrays."),
     "offline": (bool, False, "Never fetch anything from the network."),
     "max_minutes": (float | None, None, "Stop cleanly after this long; the same command goes on later."),
+    "threads": (int | None, None, "Processor threads of the networks; by default all."),
+    "dtype": (Literal["float32", "bfloat16", "float16"], "float32", "Arithmetic of the networks; the halves are for GPUs."),
     "accumulate": (int, 1, "Pieces that each process cuts its share of a batch into; less memory, the same result."),
     "gradient_checkpointing": (bool, False, "Compute activations again instead of keeping them; less memory, slower."),
     "compile": (bool, False, "Compile the network with torch.compile; a slow start, faster steps."),
@@ -42,13 +44,14 @@ def build(module: ModuleType, name: str, help: str) -> TyperCommand:
     """The command of difftalk_cli.commands.<name>.
 
     A stage's module has STAGE (a module name), RUNTIME (names of runtime options) and `call(stage, config, runtime,
-    *, ...)`, whose keyword-only parameters are the command's own. Other modules bring a Typer `app`.
+    *, ...)`, whose keyword-only parameters are the command's own; one that is called like a setting stands for it. Other modules bring
+    a Typer `app`.
     """
     if hasattr(module, "app"):
         return typer.main.get_command(module.app)  # type: ignore[return-value]
     stage = importlib.import_module(module.STAGE)
     own = [p for p in inspect.signature(module.call, eval_str=True).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    settings = config_parameters(stage.Config)
+    settings = [p for p in config_parameters(stage.Config) if p.name not in {o.name for o in own}]
     runtime = [_parameter(n, *RUNTIME_OPTIONS[n], panel=True) for n in module.RUNTIME]
     output = [_parameter(n, *OUTPUT_OPTIONS[n], panel=True) for n in OUTPUT_OPTIONS]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from stages.errors import UsageError
 
@@ -70,6 +70,10 @@ class Runtime:
     """(i, n) with 0 <= i < n: only the clips of this share, for cluster arrays."""
     offline: bool = False
     """Never fetch anything from the network."""
+    threads: int | None = None
+    """Processor threads of the networks; None: all."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the networks in inference."""
     max_minutes: float | None = None
     """Training stops cleanly after this long; the same command goes on later."""
     accumulate: int = 1
@@ -77,12 +81,14 @@ class Runtime:
     gradient_checkpointing: bool = False
     """Training: compute activations again instead of keeping them; less memory, slower."""
     compile: bool = False
-    """Training: compile the network with torch.compile; a slow start, faster steps."""
+    """Compile the network with torch.compile; a slow start, faster steps."""
     reporter: Reporter = field(default_factory=Reporter)
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError(f"--workers {self.workers}: needs at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads {self.threads}: needs at least 1")
         if self.accumulate < 1:
             raise UsageError(f"--accumulate {self.accumulate}: needs at least 1")
         if self.shard and not 0 <= self.shard[0] < self.shard[1]:

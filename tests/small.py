@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 
 
-def make_model(root: Path, resolution: int = 128, seed: int = 0) -> Path:
-    """A whole denoiser artifact with random weights, as `difftalk train` would leave it: what infer reads, in a second."""
+def make_model(root: Path, resolution: int = 128, seed: int = 0, still: bool = False) -> Path:
+    """A whole denoiser artifact with random weights, as `difftalk train` would leave it: what infer reads, in a second.
+
+    A `still` one shows the reference's mouth whatever is said: a picture instead of noise.
+    """
     import torch
 
     from stages.artifacts import Input, write_json
@@ -25,7 +28,12 @@ def make_model(root: Path, resolution: int = 128, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = Config(preset="tiny").resolved(resolution)
     first_stage = build_first_stage(first_stage_config("tiny", resolution))
-    denoiser = Denoiser(denoiser_config("tiny", latent_channels=first_stage.channels, audio_features=80, widths=(32, 32, 64)))
+    kind = {"residual": True, "prediction": "sample"} if still else {}
+    shape = denoiser_config("tiny", latent_channels=first_stage.channels, audio_features=80, widths=(32, 32, 64), **kind)
+    denoiser = Denoiser(shape)
+    if still:
+        torch.nn.init.zeros_(denoiser.unet.conv_out.weight)
+        torch.nn.init.zeros_(denoiser.unet.conv_out.bias)
     (root / "first-stage").mkdir(parents=True)
     with ModelStore(
         root, kind="denoiser", stage="train", code=1, config=config, inputs=[Input("clips", "clips", "0")], runtime=Runtime()
@@ -36,7 +44,7 @@ def make_model(root: Path, resolution: int = 128, seed: int = 0) -> Path:
         save_weights(root / "model.safetensors", denoiser)
         described = {
             "denoiser": denoiser.config_dict(),
-            "schedule": asdict(Schedule()),
+            "schedule": asdict(Schedule(prediction=shape.prediction)),
             "mask": "lower-face",
             "resolution": resolution,
             "audio": {"encoder": "mel", "features": 80, "weights": []},

@@ -76,7 +76,7 @@ def test_same_seed_same_frames_whatever_the_batch(made_clip, speech, model, tmp_
         return np.stack(list(VideoReader(tmp_path / name)))
 
     one = frames("a.mp4", batch=1)
-    assert np.abs(one.astype(int) - frames("b.mp4", batch=5)).max() <= 1  # a batch may round otherwise
+    assert np.abs(one.astype(int) - frames("b.mp4", batch=5)).max() <= 2  # a batch may round otherwise
     assert np.array_equal(one, frames("c.mp4", batch=1))
     assert not np.array_equal(one, frames("d.mp4", seed=1))
     assert not np.array_equal(one, frames("e.mp4", reference="progressive"))

@@ -39,7 +39,7 @@ class Renderer:
     def __init__(self, first_stage: FirstStage, denoiser: Denoiser, schedule: Schedule, mask_kind: MaskKind, resolution: int):
         self.first_stage, self.denoiser, self.schedule = first_stage.eval(), denoiser.eval(), schedule
         self.resolution, self.kind = resolution, mask_kind
-        self.device = next(denoiser.parameters()).device
+        self.device, self.dtype = next(denoiser.parameters()).device, torch.float32
         cells, factor = resolution // first_stage.factor, first_stage.factor
         inner, outer = window(mask_kind, cells), view(mask_kind, cells)
         self.rows, self.columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
@@ -50,6 +50,17 @@ class Renderer:
         hidden = F.max_pool2d(self.hidden[None, None], factor)  # (1, 1, h, w): a cell that holds masked pixels
         # One cell around it sees masked pixels too: only what lies beyond is known for certain.
         self.keep = self.crop(1 - F.max_pool2d(hidden, 3, 1, 1))[0, 0]
+
+    def use(self, dtype: torch.dtype, *, compiled: bool = False) -> Renderer:
+        """Run the networks in `dtype`, compiled if asked; latents, sampler and pictures stay f32."""
+        self.dtype = dtype
+        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        self.first_stage.to(dtype=dtype, memory_format=layout)
+        self.denoiser.to(dtype=dtype, memory_format=layout)
+        if compiled:
+            self.denoiser = torch.compile(self.denoiser)  # type: ignore[assignment]
+            self.first_stage.net.decoder = torch.compile(self.first_stage.net.decoder)
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,12 +79,12 @@ class Renderer:
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Latents (B, C, h, w) of views (B, 3, H, W)."""
-        return self.first_stage.encode(x)
+        return self.first_stage.encode(x.to(self.dtype)).float()
 
     @torch.no_grad()
     def encode_masked(self, x: Tensor) -> Tensor:
         """Latents of x_m: the mouth is filled before anything sees it."""
-        return self.first_stage.encode(x * (1 - self.hidden) + MASK_FILL[self.kind] * self.hidden)
+        return self.encode(x * (1 - self.hidden) + MASK_FILL[self.kind] * self.hidden)
 
     def generate(self, noise: Tensor, condition: Condition, config: SampleConfig) -> Tensor:
         """Window latents (B, C, h, w) from noise of the same shape."""
@@ -87,22 +98,23 @@ class Renderer:
 
     def _guided(self, scale: float) -> Denoise:
         """The denoiser with classifier-free guidance by the sound."""
-        if scale == 1:
-            return self.denoiser
 
-        def denoise(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        def plain(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            return self.denoiser(z.to(self.dtype), t, condition.to(self.dtype)).float()
+
+        def guided(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
             deaf = replace(condition, audio=self.denoiser.audio_mean.expand_as(condition.audio))
-            with_sound, without = self.denoiser(z, t, condition), self.denoiser(z, t, deaf)
-            return without + scale * (with_sound - without)
+            without = plain(z, t, deaf)
+            return without + scale * (plain(z, t, condition) - without)
 
-        return denoise
+        return plain if scale == 1 else guided
 
     @torch.no_grad()
     def decode(self, z_masked: Tensor, z: Tensor) -> np.ndarray:
         """Generated window z (B, C, h, w) set into the view's z_masked, decoded: (B, R, R, 3) u8, black around the view."""
         whole = z_masked.clone()
         whole[..., self.rows, self.columns] = z
-        return self.show(self.first_stage.decode(whole))
+        return self.show(self.first_stage.decode(whole.to(self.dtype)).float())
 
     def show(self, x: Tensor) -> np.ndarray:
         """Views (B, 3, H, W) in their place in the crop: (B, R, R, 3) u8, black around them."""

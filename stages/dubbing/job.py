@@ -22,7 +22,8 @@ from stages.dubbing.occlusion import Occlusion
 from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
-from stages.faces import condition_points, crop, paste
+from stages.dubbing.watermark import SIDE, Marker
+from stages.faces import condition_points, crop, paste, scale_of
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
@@ -51,6 +52,7 @@ class Drawing:
     seed: int = 0
     match_colours: bool = True
     keep_detail: bool = True
+    watermark: bool = True
     batch: int = 8
 
     @classmethod
@@ -159,6 +161,7 @@ class Job:
                 bar.advance(1)
 
         self.occlusion = Occlusion(self.renderer.mask.cpu().numpy())
+        self.marker = Marker(self.renderer.kind, self.renderer.resolution) if self.config.watermark else None
         with behind(write, AHEAD) as put:
             for first, frames in ahead(self._batches(start, end, folder), AHEAD):
                 put(self._draw(first, frames, drawn))
@@ -205,9 +208,10 @@ class Job:
             made = match_colours(batch.made, batch.crops, self.seam) if self.config.match_colours else batch.made
             for k, i in enumerate(batch.places):
                 output = batch.first + int(i)
+                align = self.reference.track.align[self.plan.order[output]]
                 detail = detail_share(made[k], batch.crops[k]) if self.config.keep_detail else None
-                alpha = self.renderer.alpha * self.plan.presence[output]
-                out[i] = paste(batch.frames[i], made[k], self.reference.track.align[self.plan.order[output]], alpha, detail)
+                mouth = self.marker(made[k], scale_of(align) * SIDE) if self.marker else made[k]
+                out[i] = paste(batch.frames[i], mouth, align, self.renderer.alpha * self.plan.presence[output], detail)
         return out
 
     # -- one frame after the other (paper 3.3)

@@ -18,6 +18,8 @@ BUNDLED = Path(__file__).parents[1] / "pretrained" / "denoiser-256"
 
 def load_model(path: Path | None, runtime: Runtime) -> tuple[Renderer, dict[str, Any], str]:
     """(renderer on the device, the model's config.json, the model's digest)."""
+    import torch
+
     from stages.diffusion.render import Renderer
     from stages.diffusion.schedule import Schedule
     from stages.models.denoiser import Denoiser, DenoiserConfig
@@ -33,6 +35,11 @@ def load_model(path: Path | None, runtime: Runtime) -> tuple[Renderer, dict[str,
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{artifact.root / 'config.json'} cannot be used ({error}); train the model again") from error
     load_weights(artifact.root / "model.safetensors", denoiser)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
     device = runtime.torch_device()
     first_stage = load_first_stage(artifact.root / "first-stage").to(device)
-    return Renderer(first_stage, denoiser.to(device), schedule, described["mask"], described["resolution"]), described, artifact.digest
+    renderer = Renderer(first_stage, denoiser.to(device), schedule, described["mask"], described["resolution"])
+    if runtime.dtype != "float32" or runtime.compile or device.type == "cuda":
+        renderer.use(getattr(torch, runtime.dtype), compiled=runtime.compile)
+    return renderer, described, artifact.digest
