@@ -55,8 +55,8 @@ class Config:
     """How strongly the sound leads: 1 as trained, above 1 exaggerated (twice the work; for models trained with audio dropout)."""
     noise: Literal["fixed", "shared", "free"] = "fixed"
     """Starting noise of the frames: one for all, half of it in common, or each its own (flickers)."""
-    reference: Literal["fixed", "progressive"] = "fixed"
-    """Reference of each frame: one frame of the person, or the frame generated before (paper 3.3)."""
+    reference: Literal["matched", "fixed", "progressive"] = "matched"
+    """Reference of each frame: a frame in a like pose, one frame for all, or the frame generated before (paper 3.3)."""
     seed: int = 0
     """Same seed, same frames."""
     landmarks: LandmarkTool = "dlib"
@@ -338,7 +338,7 @@ def _facts(job: Job, clock: Clock) -> dict[str, Any]:
         "frames_lost": ranges(np.flatnonzero(lost)),
         "frames_turned": ranges(np.flatnonzero(reference.turned[plan.order])),
         "reference_frames": reference.count,
-        "reference_frame": job.reference_frame,
+        "frames_referred_to": sorted(job.shown),
         "people": reference.track.people,
         "seconds": _seconds(clock),
     }

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 CODE = 1
 Preset = Literal["tiny", "compact", "paper"]
 
-# preset      steps   batch rate    ema     warm-up clip  T     mask          reference previous looks deaf
+# preset      steps   batch rate    ema     warm-up clip  T     mask          reference and how many, previous, looks, deaf
 TRAINING = {
-    "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "sampled", 0.25, 1, 0.0),
-    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "sampled", 0.25, 4, 0.1),
-    "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0.0, 1, 0.0),
+    "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "matched", 2, 0.25, 1, 0.0),
+    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "matched", 3, 0.25, 4, 0.1),
+    "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0, 0.0, 1, 0.0),
 }
 
 
@@ -62,16 +62,18 @@ class Config:
     """What the network is told: a (audio), l (landmarks), m (masked frame), r (reference frame)."""
     mask: MaskKind | None = None
     """What is generated: lower-face, mouth, or paper (everything below the nose tip)."""
-    reference: Literal["sampled", "fixed"] | None = None
-    """Reference frame: drawn anew for each sample, or once for each frame as in the release."""
+    reference: Literal["matched", "sampled", "fixed"] | None = None
+    """Reference frame: drawn anew for each sample, alike in pose or any; or once for each frame as in the release."""
+    references: int | None = None
+    """Matched references of each frame in the latent cache, to draw from."""
     previous_frame_share: float | None = None
     """Share of samples whose reference is the noised previous frame."""
     looks: int | None = None
     """Looks of each clip in the latent cache: itself, and others mirrored, in other colours, cut a little differently."""
     audio_dropout: float | None = None
     """Share of samples that hear nothing, so that the sound can guide the sampling."""
-    residual: bool = False
-    """Draw the difference to the reference frame instead of the picture."""
+    target: Literal["picture", "difference"] | None = None
+    """What is drawn: the picture, or its difference to the reference frame."""
     prediction: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the network predicts."""
     diffusion_steps: int | None = None
@@ -121,13 +123,20 @@ class Config:
         require_resolution(self.resolution, resolution)
         names = (
             "steps", "batch", "learning_rate", "ema", "warmup", "clip_gradient", "diffusion_steps", "mask", "reference",
-            "previous_frame_share", "looks", "audio_dropout",
+            "references", "previous_frame_share", "looks", "audio_dropout",
         )  # fmt: skip
         defaults: dict[str, Any] = dict(zip(names, TRAINING[self.preset], strict=True)) | {"resolution": resolution}
         defaults["context"], defaults["prediction"] = DENOISERS[self.preset][3], DENOISERS[self.preset][5]
+        defaults["target"] = "difference" if DENOISERS[self.preset][6] and "r" in self.conditions else "picture"
+        if self.reference is not None and self.reference != "matched":
+            defaults["references"] = 0
+        elif not defaults["references"]:
+            defaults["references"] = 2
         config = replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
         if not 0 <= config.previous_frame_share <= 1:  # type: ignore[operator]
             raise UsageError(f"--previous-frame-share {config.previous_frame_share}: must be between 0 and 1")
+        if (config.reference == "matched") != (config.references > 0):  # type: ignore[operator]
+            raise UsageError("--references: at least 1 with --reference matched; 0 with the others")
         if not 0 <= config.audio_dropout < 1:  # type: ignore[operator]
             raise UsageError(f"--audio-dropout {config.audio_dropout}: must be at least 0 and below 1")
         return config
@@ -168,7 +177,7 @@ def _shape(config: Config, features: Artifact, latent_channels: int) -> Denoiser
     return denoiser_config(
         config.preset, latent_channels=latent_channels, audio_features=features.manifest["facts"]["features"],
         context=config.context, audio_filter=config.audio_filter, prediction=config.prediction,
-        conditions=config.conditions.replace(",", ""), residual=config.residual,
+        conditions=config.conditions.replace(",", ""), residual=config.target == "difference",
     )  # fmt: skip
 
 
@@ -231,12 +240,15 @@ def _train(
     renderer = Renderer(first_stage, model, schedule, config.mask, config.resolution)
     # Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents.
     looks = f"-{config.looks}-looks" if config.looks > 1 else ""
-    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}"
+    references = config.references if config.reference == "matched" else 0
+    turned = f"-{references}-references" if references else ""
+    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}{turned}"
+    counts = {"looks": config.looks, "references": references}
     quiet = replace(runtime, force=False, shard=None)
     if process_count() > 1:  # each process encodes its share, then the first seals
-        cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())), config.looks)
+        cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())), **counts)
         ranks.wait()
-    if process_rank() == 0 and cache_latents(renderer, work, vae, latents_root, quiet, config.looks).failed:
+    if process_rank() == 0 and cache_latents(renderer, work, vae, latents_root, quiet, **counts).failed:
         raise ArtifactError(f"{latents_root}: some clips could not be encoded, see failures.jsonl there")
     ranks.wait()
     train = split_clips(work, "train")

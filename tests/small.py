@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 
@@ -71,7 +72,8 @@ def make_training_data(root: Path, clips: int = 3, frames: int = 80, resolution:
             for unit in store.plan([Unit(id, (Input("video", "file", id),))]):
                 with store.draft(unit) as draft:
                     coarse = rng.integers(0, 256, (frames, 4, 4, 3)).astype(np.uint8)
-                    np.save(draft.path / "crops.npy", coarse.repeat(resolution // 4, 1).repeat(resolution // 4, 2))
+                    smooth = [cv2.resize(c, (resolution, resolution), interpolation=cv2.INTER_CUBIC) for c in coarse]
+                    np.save(draft.path / "crops.npy", np.stack(smooth))
                     np.save(draft.path / "frames.npy", np.arange(frames, dtype=np.int32))
                     np.save(draft.path / "segment.npy", np.zeros(frames, np.int32))
                     np.save(draft.path / "landmarks.npy", rng.uniform(0, 1, (frames, 68, 2)).astype(np.float32))

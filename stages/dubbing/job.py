@@ -23,7 +23,7 @@ from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import condition_points, crop, paste, scale_of
+from stages.faces import choose_references, condition_points, crop, paste, scale_of, turn_to
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
 
 NoiseKind = Literal["fixed", "shared", "free"]
+ReferenceKind = Literal["matched", "fixed", "progressive"]
+AWAY_SECONDS = 1.0
+"""How far from a frame its reference lies at least: what its own mouth does must not be copied."""
+LONG = 200
+"""Frames of a film for each that is wanted from which on jumping to them is quicker than reading all."""
 AHEAD = 2
 """Batches that wait on either side of the networks."""
 COMMON = 0.5
@@ -49,6 +54,7 @@ class Drawing:
     sampler: SamplerName = "ddim"
     guidance: float = 1.0
     noise: NoiseKind = "fixed"
+    reference: ReferenceKind = "matched"
     seed: int = 0
     match_colours: bool = True
     keep_detail: bool = True
@@ -109,24 +115,55 @@ class Job:
     def __init__(self, config: Drawing, renderer: Renderer, reference: Reference, speech: Speech, plan: Plan, clock: Clock):
         self.config, self.renderer, self.reference, self.speech, self.plan, self.clock = config, renderer, reference, speech, plan, clock
         self.points = condition_points(reference.track.align, reference.track.landmarks)  # (T, 39, 2)
+        self.chosen = self._choose()
+        self.shown = self._crops(np.unique(self.chosen))
+        self._last: tuple[tuple[int, int], Tensor] | None = None
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
         self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance)
-        self.reference_frame, self.z_r = self._reference_latent()
 
     # -- what every frame shares
 
-    def _reference_latent(self) -> tuple[int, Tensor]:
-        """A frame of the person whose mouth is more open than most, so that teeth may show; z_r (1, C, h, w)."""
-        track = self.reference.track
-        usable = np.unique(self.plan.order[self.plan.presence > 0])
-        points = track.landmarks[usable]
+    def _choose(self) -> np.ndarray:
+        """The reference frame of each source frame: (T,) i64."""
+        track, usable = self.reference.track, self.reference.usable
+        if self.config.reference != "fixed":
+            return choose_references(self.points, usable, round(AWAY_SECONDS * self.reference.feed.fps))
+        # one for all, its mouth more open than most, so that teeth may show
+        frames = np.unique(self.plan.order[self.plan.presence > 0])
+        points = track.landmarks[frames]
         opening = np.linalg.norm(points[:, LIP_INNER_TOP] - points[:, LIP_INNER_BOTTOM], axis=-1)
-        scale = np.hypot(track.align[usable, 0, 0], track.align[usable, 1, 0])
-        chosen = int(usable[np.argsort(opening * scale, kind="stable")[int(0.7 * (len(usable) - 1))]])
+        scale = np.hypot(track.align[frames, 0, 0], track.align[frames, 1, 0])
+        best = frames[np.argsort(opening * scale, kind="stable")[int(0.7 * (len(frames) - 1))]]
+        return np.full(len(usable), best)
+
+    def _crops(self, frames: np.ndarray) -> dict[int, np.ndarray]:
+        """Canonical crops (R, R, 3) u8 of source frames."""
+        wanted, feed = set(frames.tolist()), self.reference.feed
         with self.clock("read"):
-            frame = next(self.reference.feed.play(np.array([chosen]), Path()))
-        picture = crop(frame, track.align[chosen], self.renderer.resolution)
-        return chosen, self.renderer.crop(self.renderer.encode(self.renderer.pictures(picture[None])))
+            if self.reference.count > LONG * len(wanted):
+                found = {k: next(iter(feed.play(np.array([k]), Path()))) for k in sorted(wanted)}
+                return {k: crop(f, self.reference.track.align[k], self.renderer.resolution) for k, f in found.items()}
+            crops = {}
+            for k, frame in enumerate(feed.once()):
+                if k in wanted:
+                    crops[k] = crop(frame, self.reference.track.align[k], self.renderer.resolution)
+                if len(crops) == len(wanted):
+                    break
+            return crops
+
+    def z_r(self, outputs: np.ndarray) -> Tensor:
+        """z_r (B, C, h, w) of output frames: the frame chosen for each, turned to its pose unless one serves all."""
+        found = []
+        for source in self.plan.order[outputs]:
+            own = int(self.chosen[source])
+            key = own, (own if self.config.reference == "fixed" else int(source))
+            if self._last is None or self._last[0] != key:
+                with self.clock("crop"):
+                    picture = self.shown[own] if key[0] == key[1] else turn_to(self.shown[own], self.points[own], self.points[source])
+                with self.clock("encode latents"):
+                    self._last = key, self.renderer.crop(self.renderer.encode(self.renderer.pictures(picture[None])))
+            found.append(self._last[1])
+        return torch.cat(found)
 
     def noise(self, outputs: np.ndarray) -> Tensor:
         """(B, C, h, w) of output frames: a function of the seed and the frame alone."""
@@ -182,7 +219,7 @@ class Job:
         crops, whole = self._encode([frames[i] for i in places], chosen)
         self.occlusion.look(crops, chosen)
         if drawn is None:
-            condition = self.condition(renderer.crop(whole), self.z_r.expand(len(chosen), -1, -1, -1), chosen)
+            condition = self.condition(renderer.crop(whole), self.z_r(chosen), chosen)
             with self.clock("sample"):
                 z = renderer.generate(self.noise(chosen), condition, self.sampling)
         else:
@@ -253,10 +290,11 @@ class Job:
 
     def _previous(self, before: tuple[int, Tensor] | None, output: int) -> Tensor:
         """z_r of an output frame: the frame drawn before it, where that shows the same shot."""
-        if before is None or before[0] != output - 1:
-            return self.z_r
-        shot = self.reference.track.shot[self.plan.order[[output - 1, output]]]
-        return before[1] if shot[0] == shot[1] else self.z_r
+        if before is not None and before[0] == output - 1:
+            shot = self.reference.track.shot[self.plan.order[[output - 1, output]]]
+            if shot[0] == shot[1]:
+                return before[1]
+        return self.z_r(np.array([output]))
 
 
 def _normal(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:

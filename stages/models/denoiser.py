@@ -46,25 +46,25 @@ class DenoiserConfig:
         if not heard or set(heard) - set(CONDITIONS) or len(set(heard)) < len(heard):
             raise UsageError(f"--conditions {','.join(heard)}: must be some of a (audio), l (landmarks), m (masked), r (reference)")
         if self.residual and "r" not in heard:
-            raise UsageError("--residual: counts from the reference frame, so --conditions must hold r")
+            raise UsageError("--target difference: counts from the reference frame, so --conditions must hold r")
         if self.context == "single" and self.context_width != 128:
             raise UsageError("--context single is the paper's [a; l] of 64 + 64: context_width must be 128")
 
 
-# name         widths                 layers attention                    context   global prediction      groups
+# name         widths                 layers attention                    context   global prediction residual groups
 DENOISERS = {
-    "tiny": ((64, 96, 128), 1, (False, True, True), "tokens", True, "v_prediction", 16),
-    "compact": ((128, 192, 256), 2, (False, True, True), "tokens", True, "v_prediction", 32),
-    "paper": ((256, 512, 768, 1024), 2, (False, True, True, True), "single", False, "epsilon", 32),
+    "tiny": ((64, 96, 128), 1, (False, True, True), "tokens", True, "sample", True, 16),
+    "compact": ((128, 192, 256), 2, (False, True, True), "tokens", True, "sample", True, 32),
+    "paper": ((256, 512, 768, 1024), 2, (False, True, True, True), "single", False, "epsilon", False, 32),
 }
 
 
 def denoiser_config(preset: str, *, latent_channels: int, audio_features: int, **changes: Any) -> DenoiserConfig:
     """A preset's denoiser with some fields changed."""
-    widths, layers, attention, context, global_condition, prediction, groups = DENOISERS[preset]
+    widths, layers, attention, context, global_condition, prediction, residual, groups = DENOISERS[preset]
     fields: dict[str, Any] = dict(
         widths=widths, layers=layers, attention=attention, context=context, global_condition=global_condition,
-        prediction=prediction, groups=groups,
+        prediction=prediction, residual=residual, groups=groups,
     )  # fmt: skip
     return DenoiserConfig(latent_channels=latent_channels, audio_features=audio_features, **(fields | changes))
 

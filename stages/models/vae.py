@@ -139,9 +139,9 @@ class FirstStage(nn.Module):
         return self.net.encode(F.pixel_unshuffle(x, self.patch))
 
     def set_normalisation(self, mean: Tensor, std: Tensor) -> None:
-        """mean, std: (C,) of raw latents."""
+        """mean, std: (C,) of raw latents. A channel that carries next to nothing is not blown up to carry as much as the others."""
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp_min(1e-6))
+        self.std.copy_(std.clamp_min(max(1e-6, 0.005 * std.max().item())))
 
 
 def build_first_stage(config: FirstStageConfig) -> FirstStage:

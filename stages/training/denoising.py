@@ -20,10 +20,9 @@ from stages.faces import condition_points
 from stages.models.denoiser import Condition, Denoiser
 from stages.training.augment import look
 from stages.training.crops import ClipSet
+from stages.training.latents import far_frame
 from stages.training.order import generator
 
-REFERENCE_GAP = 60
-"""Frames between target and reference (paper 3.2), or as far as the clip allows."""
 PREVIOUS_NOISE = 0.3
 """Share of noise in a previous-frame reference: a plain one would be copied (facts/field.md, SyncDiff's bottleneck)."""
 VALIDATION_FRAMES = 24
@@ -56,6 +55,8 @@ class Data:
         self.looks = latents.config["looks"]
         self.clean = [latents.clips[i].array("clean.npy") for i in ids]  # each (looks, T, C, h, w) f16
         self.masked = [latents.clips[i].array("masked.npy") for i in ids]
+        turned = latents.config["references"] > 0
+        self.reference = [latents.clips[i].array("reference.npy") for i in ids] if turned else []  # (looks, K, T, C, h, w)
         self.audio = [features.clips[i].array("audio.npy") for i in ids]  # (T, 16, F) f32
         self.neighbours = [features.clips[i].array("neighbours.npy") for i in ids]  # (T, 8) i32
         self.crops = [c.array("crops.npy") for c in clips]
@@ -68,7 +69,7 @@ class Data:
 
     def release(self) -> None:
         """Hand back the pages that were read: the system keeps them as long as it has room, our resident memory stays flat."""
-        for array in (*self.clean, *self.masked, *self.audio, *self.crops):
+        for array in (*self.clean, *self.masked, *self.reference, *self.audio, *self.crops):
             array._mmap.madvise(mmap.MADV_DONTNEED)
 
     def windows(self, clip: int, frame: int) -> np.ndarray:
@@ -132,6 +133,9 @@ class DenoisingTask:
             return clean[frame - 1].astype(np.float32) * keep + noise * np.float32(PREVIOUS_NOISE)
         if self.config.reference == "fixed":
             rng = generator(self.config.seed, -1, clip, frame)  # one for good, as in the release
+        if self.config.reference == "matched":
+            turned = data.reference[clip][number]
+            return turned[int(rng.integers(len(turned))), frame].astype(np.float32)
         return clean[far_frame(rng, len(clean), frame)].astype(np.float32)
 
     def _condition(self, data: Data, places: list[Place], references: list[np.ndarray]) -> tuple[Tensor, Condition]:
@@ -188,9 +192,16 @@ class DenoisingTask:
     def _held_out(self, number: int, device: torch.device) -> tuple[list[Place], Tensor, Condition]:
         places = [(c, f, 0) for c, f in self.held_out.spread(number)]
         clips = self.held_out_data
-        references = [clips.clean[c][0, far_frame(generator(0, c, f), len(clips.crops[c]), f)] for c, f, _ in places]
+        references = [self._far(c, f) for c, f, _ in places]
         z0, condition = self._condition(clips, places, references)
         return places, z0.to(device), condition.to(device)
+
+    def _far(self, clip: int, frame: int) -> np.ndarray:
+        """z_r of a held-out frame, of the kind that training draws."""
+        data = self.held_out_data
+        if self.config.reference == "matched":
+            return data.reference[clip][0, 0, frame]
+        return data.clean[clip][0, far_frame(generator(0, clip, frame), len(data.crops[clip]), frame)]
 
     def validate(self, model: Denoiser, device: torch.device) -> dict[str, float]:
         """Held-out loss at fixed noise, and PSNR in dB inside the mask of sampled frames."""
@@ -214,8 +225,7 @@ class DenoisingTask:
         places, _, condition = self._held_out(SHEET_FRAMES, device)
         data, renderer = self.held_out_data, self.renderer
         truth = np.stack([data.crops[c][f] for c, f, _ in places])
-        far = [far_frame(generator(0, c, f), len(data.crops[c]), f) for c, f, _ in places]
-        reference = np.stack([data.crops[c][r] for (c, _, _), r in zip(places, far, strict=True)])
+        reference = condition.reference.clone()
         shared = np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)
         noise = torch.from_numpy(shared).to(device).expand(len(places), -1, -1, -1)
         before, renderer.denoiser = renderer.denoiser, model
@@ -225,15 +235,8 @@ class DenoisingTask:
             renderer.denoiser = before
         whole = renderer.encode_masked(renderer.pictures(truth))
         made = renderer.compose(truth, renderer.decode(whole, z))
+        reference = renderer.compose(truth, renderer.decode(whole, reference))
         hidden = renderer.mask.cpu().numpy()[None, ..., None]
         return truth, (truth * (1 - hidden) + 127 * hidden).astype(np.uint8), reference, made
 
 
-def far_frame(rng: np.random.Generator, count: int, frame: int) -> int:
-    """A frame at least 60 away from `frame`; in a short clip, one of the farther half."""
-    gap = min(REFERENCE_GAP, max(1, (count - 1) // 2))
-    before, after = max(0, frame - gap + 1), max(0, count - frame - gap)
-    if before + after == 0:
-        return frame  # a single frame is its own reference
-    pick = int(rng.integers(before + after))
-    return pick if pick < before else frame + gap + pick - before

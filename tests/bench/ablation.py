@@ -2,8 +2,9 @@
 
     python -m tests.bench.ablation WORK --steps 600 --seeds 0 1 [--rows base single-token ...] [--preset tiny] [--widths 32 64 96]
 
-Rows change one switch of the default design each; `a+l`, `a+l+m` and `a+l+m+r` (= base) are the paper's own ablation
-(table 2). Trainings resume; a finished row is not trained again. The table gives mean and spread over the seeds.
+Rows change one switch of the default design each; `a+l`, `a+l+m` and `picture` are the paper's own ablation (table 2: A+L,
+A+L+M, A+L+M+R), for without a reference there is no difference to draw. Trainings resume; a finished row is not trained
+again. The table gives mean and spread over the seeds.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from tests.bench.held_out import evaluate
 ROWS: dict[str, dict[str, object]] = {
     "base": {},
     "single-token": {"context": "single"},
+    "sampled-reference": {"reference": "sampled"},
     "fixed-reference": {"reference": "fixed"},
     "no-previous": {"previous_frame_share": 0.0},
     "no-audio-filter": {"audio_filter": False},
     "epsilon": {"prediction": "epsilon"},
     "flat-weight": {"mouth_weight": 1.0},
-    "residual": {"residual": True},
-    "sample": {"prediction": "sample"},
-    "residual-sample": {"residual": True, "prediction": "sample"},
+    "picture": {"target": "picture"},
+    "velocity": {"prediction": "v_prediction"},
     "channel-weight": {"channel_power": 1.0},
     "a+l": {"conditions": "a,l"},
     "a+l+m": {"conditions": "a,l,m"},

@@ -2,10 +2,10 @@
 
     python -m tests.bench.held_out MODEL WORK [--side val] [--frames 64] [--steps 10]
 
-For each held-out clip, `--frames` frames in a row are generated from the clip's own sound with one far frame as reference.
-In the part of the crop that holds the mouth: PSNR and LPIPS against the truth, and how the lips' opening (dlib on the
-generated crop) correlates with the truth's. Two rows more say what is possible and what is trivial: the first stage's
-reconstruction, and the reference frame's mouth.
+For each held-out clip, `--frames` frames in a row are generated from the clip's own sound; the references are far frames in a
+like pose, turned to the frame's. In the part of the crop that holds the mouth: PSNR and LPIPS against the truth, and how the
+lips' opening (dlib on the generated crop) correlates with the truth's. Two rows more say what is possible and what is
+trivial: the first stage's reconstruction, and the reference frame's mouth.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from stages.artifacts import Artifact, Clip, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
 from stages.dubbing.model import load_model
-from stages.faces import condition_points
+from stages.faces import choose_references, condition_points, turn_to
 from stages.faces.align import apply
 from stages.faces.detect import DlibFinder
 from stages.metrics.lpips import Lpips
@@ -30,8 +30,8 @@ from stages.metrics.quality import psnr
 from stages.models.denoiser import Condition
 from stages.runtime import Runtime
 from stages.training.crops import split_clips
-from stages.training.denoising import far_frame, gather_windows
-from stages.training.order import generator
+from stages.training.denoising import gather_windows
+from stages.training.latents import REFERENCE_GAP
 from stages.weights import locate
 
 MOUTH = (slice(0.52, 0.92), slice(0.26, 0.74))
@@ -83,7 +83,7 @@ def evaluate(
     lpips = Lpips(locate("lpips-alex-trunk"), locate("lpips-alex-heads"))
     reader = LipReader()
     table: dict[str, list[tuple[float, float, float]]] = {"generated": [], "first stage": [], "reference": []}
-    for number, clip in enumerate(split_clips(work, side)):
+    for clip in split_clips(work, side):
         crops = clip.array("crops.npy")
         count = min(frames, len(crops))
         place = slice((len(crops) - count) // 2, (len(crops) - count) // 2 + count)
@@ -91,12 +91,14 @@ def evaluate(
         align, source = np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))
         points = condition_points(align, source)[place]
         pixels = np.stack([apply(m, p) for m, p in zip(align[place], source[place], strict=True)]) * renderer.resolution
-        far = far_frame(generator(0, number), len(crops), place.start + count // 2)
-        made = generate(renderer, clip, features, truth, points, crops[far], place, steps)
+        every = condition_points(align, source)
+        far = choose_references(every, np.ones(len(crops), bool), min(REFERENCE_GAP, len(crops) // 3))[place]
+        shown = np.stack([turn_to(crops[f], every[f], every[k]) for f, k in zip(far, range(place.start, place.stop), strict=True)])
+        made = generate(renderer, clip, features, truth, points, shown, place, steps)
         with torch.no_grad():
             pictures = renderer.pictures(truth)
             rebuilt = renderer.show(torch.cat([renderer.first_stage.decode(renderer.encode(p[None])) for p in pictures]))
-        reference = renderer.compose(truth, np.repeat(np.asarray(crops[far])[None], count, 0))
+        reference = renderer.compose(truth, shown)
         opened = reader(truth, pixels)
         for name, shown in (("generated", made), ("first stage", renderer.compose(truth, rebuilt)), ("reference", reference)):
             a, b = mouth_of(shown), mouth_of(truth)
@@ -107,13 +109,12 @@ def evaluate(
 
 
 def generate(
-    renderer: Renderer, clip: Clip, features: Artifact, truth: np.ndarray, points: np.ndarray, reference: np.ndarray,
+    renderer: Renderer, clip: Clip, features: Artifact, truth: np.ndarray, points: np.ndarray, references: np.ndarray,
     place: slice, steps: int,
 ) -> np.ndarray:  # fmt: skip
-    """(T, R, R, 3) u8: the frames of `place` from their own sound."""
+    """(T, R, R, 3) u8: the frames of `place` from their own sound, with references (T, R, R, 3) u8."""
     arrays = features.clips[clip.id]
     audio, near = arrays.array("audio.npy"), np.asarray(arrays.array("neighbours.npy"))
-    z_r = renderer.crop(renderer.encode(renderer.pictures(np.asarray(reference)[None])))
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)).to(renderer.device)
     made = []
     for i in range(0, len(truth), 8):
@@ -122,7 +123,7 @@ def generate(
         windows = gather_windows(audio, near[place.start + i : place.start + i + len(part)])
         condition = Condition(
             masked=renderer.crop(whole),
-            reference=z_r.expand(len(part), -1, -1, -1),
+            reference=renderer.crop(renderer.encode(renderer.pictures(references[i : i + len(part)]))),
             audio=torch.from_numpy(windows).to(renderer.device),
             landmarks=torch.from_numpy(points[i : i + len(part)]).to(renderer.device),
         )

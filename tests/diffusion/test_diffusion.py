@@ -131,5 +131,5 @@ def test_a_residual_model_that_says_nothing_shows_the_reference():
     inside = renderer.keep == 0
     assert torch.allclose(made[..., inside], condition.reference[..., inside], atol=1e-5)
     assert torch.allclose(made[..., ~inside], condition.masked[..., ~inside], atol=1e-6)
-    with pytest.raises(UsageError, match="residual"):
+    with pytest.raises(UsageError, match="--target difference"):
         make_renderer(residual=True, conditions="alm")

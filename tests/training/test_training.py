@@ -20,8 +20,9 @@ from stages.artifacts import read_artifact
 from stages.errors import ArtifactError, UsageError
 from stages.runtime import Runtime
 from stages.training import checkpoint
-from stages.training.denoising import far_frame, gather_windows
+from stages.training.denoising import gather_windows
 from stages.training.ema import Ema
+from stages.training.latents import far_frame
 from stages.training.order import balanced, generator
 from tests.small import make_training_data
 
@@ -184,7 +185,7 @@ def test_switches_change_the_model(work, tmp_path):
     for name, change in {
         "single": {"context": "single"}, "nofilter": {"audio_filter": False}, "fixed": {"reference": "fixed"},
         "mouth": {"mask": "mouth"}, "epsilon": {"prediction": "epsilon"}, "previous": {"previous_frame_share": 1.0},
-        "residual": {"residual": True}, "looks": {"looks": 3}, "deaf": {"audio_dropout": 0.9},
+        "difference": {"target": "difference"}, "picture": {"target": "picture"}, "looks": {"looks": 3}, "deaf": {"audio_dropout": 0.9},
     }.items():  # fmt: skip
         config = replace(DENOISER, steps=1, validate_every=1, **change)
         assert train.run(config, train.Inputs(work), tmp_path / name, Runtime()).facts["finished"]
@@ -197,8 +198,8 @@ def test_fine_tuning_starts_from_the_given_weights_and_their_first_stage(work, t
     assert same(weights(tmp_path / "base"), weights(tmp_path / "fine"))
     own = [i["digest"] for i in read_artifact(tmp_path / "fine", "denoiser").manifest["inputs"] if i["kind"] == "vae"]
     assert own == [read_artifact(tmp_path / "base" / "first-stage", "vae").digest]
-    with pytest.raises(ArtifactError, match=r"residual is False there, True here"):
-        train.run(replace(other, residual=True), train.Inputs(work, init=tmp_path / "base"), tmp_path / "no", Runtime())
+    with pytest.raises(ArtifactError, match=r"residual is True there, False here"):
+        train.run(replace(other, target="picture"), train.Inputs(work, init=tmp_path / "base"), tmp_path / "no", Runtime())
 
 
 def test_a_first_stage_goes_on_from_another_and_its_decoder_alone_leaves_the_latents_as_they_are(work, tmp_path):
