@@ -135,8 +135,8 @@ class Config:
         config = replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
         if not 0 <= config.previous_frame_share <= 1:  # type: ignore[operator]
             raise UsageError(f"--previous-frame-share {config.previous_frame_share}: must be between 0 and 1")
-        if (config.reference == "matched") != (config.references > 0):  # type: ignore[operator]
-            raise UsageError("--references: at least 1 with --reference matched; 0 with the others")
+        if config.reference == "matched" and config.references < 1:  # type: ignore[operator]
+            raise UsageError(f"--references {config.references}: at least 1 with --reference matched")
         if not 0 <= config.audio_dropout < 1:  # type: ignore[operator]
             raise UsageError(f"--audio-dropout {config.audio_dropout}: must be at least 0 and below 1")
         return config
@@ -240,10 +240,9 @@ def _train(
     renderer = Renderer(first_stage, model, schedule, config.mask, config.resolution)
     # Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents.
     looks = f"-{config.looks}-looks" if config.looks > 1 else ""
-    references = config.references if config.reference == "matched" else 0
-    turned = f"-{references}-references" if references else ""
+    turned = f"-{config.references}-references" if config.references else ""
     latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}{turned}"
-    counts = {"looks": config.looks, "references": references}
+    counts = {"looks": config.looks, "references": config.references}
     quiet = replace(runtime, force=False, shard=None)
     if process_count() > 1:  # each process encodes its share, then the first seals
         cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())), **counts)

@@ -31,7 +31,8 @@ from stages.models.denoiser import Condition
 from stages.runtime import Runtime
 from stages.training.crops import split_clips
 from stages.training.denoising import gather_windows
-from stages.training.latents import REFERENCE_GAP
+from stages.training.latents import REFERENCE_GAP, far_frame
+from stages.training.order import generator
 from stages.weights import locate
 
 MOUTH = (slice(0.52, 0.92), slice(0.26, 0.74))
@@ -76,9 +77,9 @@ class LipReader:
 
 
 def evaluate(
-    model: Path, work: Artifact, features: Artifact, *, side: str, frames: int, steps: int, device: str = "cpu"
+    model: Path, work: Artifact, features: Artifact, *, side: str, frames: int, steps: int, device: str = "cpu", matched: bool = True
 ) -> dict[str, Scores]:
-    """Scores of the model, of its first stage alone, and of showing the reference's mouth."""
+    """Scores of the model, of its first stage alone, and of showing the reference's mouth; not `matched`: one reference a clip."""
     renderer, described, _ = load_model(model, Runtime(device=device))
     lpips = Lpips(locate("lpips-alex-trunk"), locate("lpips-alex-heads"))
     reader = LipReader()
@@ -93,7 +94,12 @@ def evaluate(
         pixels = np.stack([apply(m, p) for m, p in zip(align[place], source[place], strict=True)]) * renderer.resolution
         every = condition_points(align, source)
         far = choose_references(every, np.ones(len(crops), bool), min(REFERENCE_GAP, len(crops) // 3))[place]
-        shown = np.stack([turn_to(crops[f], every[f], every[k]) for f, k in zip(far, range(place.start, place.stop), strict=True)])
+        if not matched:
+            far[:] = far_frame(generator(0, len(crops)), len(crops), place.start + count // 2)
+        shown = np.asarray(crops)[far]
+        if matched:
+            pairs = zip(shown, far, range(place.start, place.stop), strict=True)
+            shown = np.stack([turn_to(crop, every[f], every[k]) for crop, f, k in pairs])
         made = generate(renderer, clip, features, truth, points, shown, place, steps)
         with torch.no_grad():
             pictures = renderer.pictures(truth)
