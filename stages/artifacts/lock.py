@@ -18,10 +18,12 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def lock(root: Path, shard: tuple[int, int] | None = None, warn: Callable[[str], None] | None = None) -> Iterator[None]:
+def lock(
+    root: Path, shard: tuple[int, int] | None = None, warn: Callable[[str], None] | None = None, wait: bool = False
+) -> Iterator[None]:
     """Hold the writer's lock of the artifact at `root`. Shards share it, and each holds one of its own.
 
-    Raises ArtifactError when another process holds it. A file system without locks is told to `warn`; the run goes on.
+    Raises ArtifactError when another process holds it, or with `wait` tells `warn` so and waits. A file system without locks is told to `warn`; the run goes on.
     """
     make_folder(root)
     with ExitStack() as stack:
@@ -30,7 +32,14 @@ def lock(root: Path, shard: tuple[int, int] | None = None, warn: Callable[[str],
             wanted = [(root / ".lock", fcntl.LOCK_SH), (root / f".lock-{shard[0]}-of-{shard[1]}", fcntl.LOCK_EX)]
         try:
             for path, mode in wanted:
-                _take(stack, path, mode)
+                try:
+                    _take(stack, path, mode)
+                except ArtifactError as held:
+                    if not wait:
+                        raise
+                    if warn:
+                        warn(f"{str(held).split(';')[0]}; waiting for it to end")
+                    _take(stack, path, mode, wait=True)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -39,11 +48,11 @@ def lock(root: Path, shard: tuple[int, int] | None = None, warn: Callable[[str],
         yield
 
 
-def _take(stack: ExitStack, path: Path, mode: int) -> None:
+def _take(stack: ExitStack, path: Path, mode: int, wait: bool = False) -> None:
     with explain_os_errors(path):
         file = stack.enter_context(path.open("a+"))
     try:
-        fcntl.flock(file, mode | fcntl.LOCK_NB)
+        fcntl.flock(file, mode | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise ArtifactError(
             f"{path.parent} is being written by {_holder(path.parent)}; wait for it to end, or choose another --out"

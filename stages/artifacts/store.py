@@ -36,7 +36,8 @@ Facts = dict[str, Any] | Callable[[list[str]], dict[str, Any]] | None
 class Store:
     """The writer of one artifact directory; holds its lock from enter to exit.
 
-    Raises ArtifactError when another run writes there or the folder holds another kind of artifact.
+    Raises ArtifactError when another run writes there (with `wait`, what several runs may share, waits for it) or the folder
+    holds another kind of artifact.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Store:
         runtime: Runtime,
         weights: Sequence[Weight] = (),
         unit_config: Sequence[str] | None = None,
+        wait: bool = False,
     ):
         self.root, self.kind, self.stage, self.code = Path(root), kind, stage, code
+        self.wait = wait
         self.config = config_dict(config)
         # A field that only the whole artifact depends on (the split's seed) must not redo every clip.
         names = self.config if unit_config is None else unit_config
@@ -78,7 +81,7 @@ class Store:
             self._read_state()
             return self
         with ExitStack() as stack:
-            stack.enter_context(lock(self.root, self.runtime.shard, self.runtime.reporter.warn))
+            stack.enter_context(lock(self.root, self.runtime.shard, self.runtime.reporter.warn, wait=self.wait))
             self._read_state()
             self._sweep()
             self.started = time.monotonic()

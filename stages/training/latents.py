@@ -48,7 +48,7 @@ def cache_latents(
     """
     config = LatentConfig(mask=renderer.kind, resolution=renderer.resolution, looks=looks, references=references)
     weights = [Weight("first stage", vae.digest, "as the vae artifact")]
-    with Store(root, kind="latents", stage="train", code=CODE, config=config, runtime=runtime, weights=weights) as store:
+    with Store(root, kind="latents", stage="train", code=CODE, config=config, runtime=runtime, weights=weights, wait=True) as store:
         units = [Unit(c.id, (Input("clip", "clips", c.digest),), c) for c in work.clips.values()]
         todo = store.plan(units)
         frames = sum(u.payload.facts["frames"] for u in todo)

@@ -43,6 +43,14 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
         pytest.fail("two writers")
 
 
+def test_what_is_shared_is_waited_for(tmp_path: Path) -> None:
+    told: list[str] = []
+    with Holder(tmp_path) as other:
+        threading.Timer(0.3, other.kill).start()
+        with lock(tmp_path, warn=told.append, wait=True):
+            assert other.wait(10) and f"written by process {other.pid}" in told[0] and "waiting" in told[0]
+
+
 def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
     with Holder(tmp_path):
         pass
