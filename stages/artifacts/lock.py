@@ -23,7 +23,8 @@ def lock(
 ) -> Iterator[None]:
     """Hold the writer's lock of the artifact at `root`. Shards share it, and each holds one of its own.
 
-    Raises ArtifactError when another process holds it, or with `wait` tells `warn` so and waits. A file system without locks is told to `warn`; the run goes on.
+    Raises ArtifactError when another process holds it, or with `wait` tells `warn` so and waits. A file system without
+    locks is told to `warn`; the run goes on.
     """
     make_folder(root)
     with ExitStack() as stack:

@@ -2,7 +2,7 @@
 
     python -m tests.bench.train_memory FOLDER [--clips 200] [--frames 1500] [--steps 2000] [--batch 24]
 
-FOLDER takes about 5 GB (training reads no crops: there are none) and is kept: a second run trains anew on it. Prints, every tenth of
+FOLDER takes about 6 GB (training reads no crops: there are none) and is kept: a second run trains anew on it. Prints, every tenth of
 the way, the resident memory in MiB: all of it, what is the process's own, and what is pages of the mapped files; then the
 share of a step that waits for data.
 """
@@ -77,11 +77,11 @@ def make(root: Path, clips: int, frames: int, shape: tuple[int, int, int]) -> tu
                 np.save(draft.path / "audio.npy", rng.standard_normal((frames, 16, FEATURES), np.float32))
                 np.save(draft.path / "neighbours.npy", neighbours(frames, 25))
         made.seal(facts={"features": FEATURES})
-    with store("latents", "latents", LatentConfig(mask="lower-face", resolution=RESOLUTION), "train") as made:
+    with store("latents", "latents", LatentConfig(mask="lower-face", resolution=RESOLUTION, references=1), "train") as made:
         for unit in made.plan(units):
             with made.draft(unit) as draft:
-                for name in ("clean", "masked"):
-                    np.save(draft.path / f"{name}.npy", rng.standard_normal((1, frames, *shape), np.float32).astype(np.float16))
+                for name, axes in (("clean", (1,)), ("masked", (1,)), ("reference", (1, 1))):
+                    np.save(draft.path / f"{name}.npy", rng.standard_normal((*axes, frames, *shape), np.float32).astype(np.float16))
         made.seal()
     return read_artifact(root, "clips"), read_artifact(root / "features", "features"), read_artifact(root / "latents", "latents")
 
