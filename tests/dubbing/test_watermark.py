@@ -1,0 +1,45 @@
+"""The mark: strong in what is marked, absent elsewhere, steady over time, and within its mask."""
+
+import numpy as np
+import pytest
+
+from stages.dubbing.watermark import STEPS, THRESHOLD, WAVES, Marker, measure, score
+from stages.faces.mask import feathered
+
+
+def faces(count=40, side=256, seed=0):
+    """Smooth pictures that change a little from frame to frame."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(60, 190, (8, 8, 3)).astype(np.float32)
+    frames = []
+    for _ in range(count):
+        coarse += rng.normal(0, 1.0, coarse.shape).astype(np.float32)
+        frames.append(np.clip(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+@pytest.mark.parametrize("kind, side", [("lower-face", 256), ("mouth", 256), ("paper", 256), ("lower-face", 512)])
+def test_the_mark_is_strong_invisible_and_inside_its_mask(scale, kind, side):
+    marker, frames = Marker(kind, side), faces(side=side)
+    marked = np.stack([marker(f, scale) for f in frames])
+    seen = "mouth" if kind == "mouth" else "lower-face"
+    assert score(np.stack([measure(f, seen) for f in marked])) > 7
+    assert abs(score(np.stack([measure(f, seen) for f in frames]))) < THRESHOLD
+    change = marked.astype(int) - frames
+    assert np.abs(change).max() <= 30 and np.sqrt(np.square(change[:, feathered(side, seen) > 0.5]).mean()) < (4.5 if scale < 1 else 7)
+    assert np.abs(change[:, feathered(side, seen) == 0]).max() <= 2  # RGB to YCrCb and back rounds
+
+
+def test_pictures_without_the_mark_score_like_chance():
+    scores = [score(np.stack([measure(f, "lower-face") for f in faces(6, seed=s)])) for s in range(60)]
+    assert max(scores) < THRESHOLD and abs(np.mean(scores)) < 1.2 and 0.4 < np.std(scores) < 1.5
+
+
+def test_the_mark_does_not_flicker():
+    marker, frames = Marker("lower-face", 256), faces(60)
+    change = np.stack([marker(f, 1.0) for f in frames]).astype(float) - frames
+    steps = np.abs(np.diff(change.mean(-1), axis=0))
+    assert steps.mean() < 1.0 and len(WAVES) == 14 and STEPS == (4.0, 6.0)
