@@ -26,8 +26,6 @@ from stages.training.order import generator
 PREVIOUS_NOISE = 0.3
 """Share of noise in a previous-frame reference: a plain one would be copied (facts/field.md, SyncDiff's bottleneck)."""
 VALIDATION_FRAMES = 24
-RELEASE_EVERY = 50
-"""Steps after which mapped files are let go."""
 SHEET_FRAMES = 6
 
 
@@ -67,10 +65,11 @@ class Data:
             others = (look(clip.id, number) for number in range(self.looks))
             self.landmarks.append(np.stack([other.points(points) if other else points for other in others]))
 
-    def release(self) -> None:
-        """Hand back the pages that were read: the system keeps them as long as it has room, our resident memory stays flat."""
-        for array in (*self.clean, *self.masked, *self.reference, *self.audio, *self.crops):
-            array._mmap.madvise(mmap.MADV_DONTNEED)
+    def release(self, clips: set[int]) -> None:
+        """Hand back the pages of clips that were read: the system keeps them as long as it has room, our memory stays flat."""
+        for arrays in (self.clean, self.masked, self.reference, self.audio):
+            for clip in clips if arrays else ():
+                arrays[clip]._mmap.madvise(mmap.MADV_DONTNEED)
 
     def windows(self, clip: int, frame: int) -> np.ndarray:
         """(8, 16, F) f32: the audio windows of a frame's neighbours, zeros where there is none."""
@@ -111,14 +110,13 @@ class DenoisingTask:
     # -- drawing
 
     def batch(self, step: int, indices: range, device: torch.device) -> Batch:
-        if step % RELEASE_EVERY == 0:
-            self.data.release()
         rngs = [generator(self.config.seed, step, i) for i in indices]
         places = [(*self.train.draw(rng), int(rng.integers(self.data.looks))) for rng in rngs]
         references = [self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)]
         t = torch.tensor([int(rng.integers(self.schedule.steps)) for rng in rngs])
         noise = np.stack([rng.standard_normal(self.renderer.shape, np.float32) for rng in rngs])
         z0, condition = self._condition(self.data, places, references)
+        self.data.release({clip for clip, _, _ in places})
         if self.config.audio_dropout:  # silenced samples hear the mean of all sound: what guidance leads away from
             deaf = torch.tensor([rng.random() < self.config.audio_dropout for rng in rngs])
             condition.audio[deaf] = self.model.audio_mean.cpu()

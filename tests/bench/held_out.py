@@ -4,27 +4,27 @@
 
 For each held-out clip, `--frames` frames in a row are generated from the clip's own sound; the references are far frames in a
 like pose, turned to the frame's. In the part of the crop that holds the mouth: PSNR and LPIPS against the truth, and how the
-lips' opening (dlib on the generated crop) correlates with the truth's. Two rows more say what is possible and what is
-trivial: the first stage's reconstruction, and the reference frame's mouth.
+lips' opening (dlib on the generated crop) correlates with the truth's. More rows say what is possible and what is trivial:
+the sound of another clip, the first stage's reconstruction, and the reference frame's mouth.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from stages.artifacts import Artifact, Clip, read_artifact
+from stages.artifacts import Artifact, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
 from stages.dubbing.model import load_model
 from stages.faces import choose_references, condition_points, turn_to
 from stages.faces.align import apply
 from stages.faces.detect import DlibFinder
-from stages.metrics.lpips import Lpips
+from stages.metrics.lpips import load_lpips
 from stages.metrics.mouth import correlation, lip_opening
 from stages.metrics.quality import psnr
 from stages.models.denoiser import Condition
@@ -76,21 +76,34 @@ class LipReader:
         return np.array(found)
 
 
-def evaluate(
-    model: Path, work: Artifact, features: Artifact, *, side: str, frames: int, steps: int, device: str = "cpu", matched: bool = True
-) -> dict[str, Scores]:
-    """Scores of the model, of its first stage alone, and of showing the reference's mouth; not `matched`: one reference a clip."""
-    renderer, described, _ = load_model(model, Runtime(device=device))
-    lpips = Lpips(locate("lpips-alex-trunk"), locate("lpips-alex-heads"))
-    reader = LipReader()
-    table: dict[str, list[tuple[float, float, float]]] = {"generated": [], "first stage": [], "reference": []}
+@dataclass
+class Case:
+    """Frames of a held-out clip and all that drawing them needs."""
+
+    truth: np.ndarray
+    """(T, R, R, 3) u8."""
+    references: np.ndarray
+    """(T, R, R, 3) u8."""
+    points: np.ndarray
+    """(T, 39, 2)."""
+    windows: np.ndarray
+    """(T, 8, 16, F)."""
+    pixels: np.ndarray
+    """(T, 68, 2): the true landmarks in pixels of the crop."""
+
+    def cut(self, frames: int) -> dict[str, np.ndarray]:
+        """The fields of the first `frames`."""
+        return {name: value[:frames] for name, value in vars(self).items()}
+
+
+def cases(renderer: Renderer, work: Artifact, features: Artifact, *, side: str, frames: int, matched: bool = True) -> list[Case]:
+    """Frames from the middle of each clip; not `matched`: one far reference for all of a clip."""
+    found = []
     for clip in split_clips(work, side):
         crops = clip.array("crops.npy")
         count = min(frames, len(crops))
         place = slice((len(crops) - count) // 2, (len(crops) - count) // 2 + count)
-        truth = np.asarray(crops[place])
         align, source = np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))
-        points = condition_points(align, source)[place]
         pixels = np.stack([apply(m, p) for m, p in zip(align[place], source[place], strict=True)]) * renderer.resolution
         every = condition_points(align, source)
         far = choose_references(every, np.ones(len(crops), bool), min(REFERENCE_GAP, len(crops) // 3))[place]
@@ -100,42 +113,62 @@ def evaluate(
         if matched:
             pairs = zip(shown, far, range(place.start, place.stop), strict=True)
             shown = np.stack([turn_to(crop, every[f], every[k]) for crop, f, k in pairs])
-        made = generate(renderer, clip, features, truth, points, shown, place, steps)
-        with torch.no_grad():
-            pictures = renderer.pictures(truth)
-            rebuilt = renderer.show(torch.cat([renderer.first_stage.decode(renderer.encode(p[None])) for p in pictures]))
-        reference = renderer.compose(truth, shown)
-        opened = reader(truth, pixels)
-        for name, shown in (("generated", made), ("first stage", renderer.compose(truth, rebuilt)), ("reference", reference)):
-            a, b = mouth_of(shown), mouth_of(truth)
-            quality = float(np.mean([min(psnr(x, y), 100.0) for x, y in zip(a, b, strict=True)]))
-            distance = float(np.mean([lpips.frames(a[i : i + 16], b[i : i + 16]).mean() for i in range(0, count, 16)]))
-            table[name].append((quality, distance, correlation(reader(shown, pixels), opened)))
-    return {name: Scores(*(float(v) for v in np.nanmean(rows, axis=0))) for name, rows in table.items()}
+        sound = features.clips[clip.id]
+        windows = gather_windows(sound.array("audio.npy"), np.asarray(sound.array("neighbours.npy"))[place])
+        found.append(Case(np.asarray(crops[place]), shown, every[place], windows, pixels))
+    return found
 
 
-def generate(
-    renderer: Renderer, clip: Clip, features: Artifact, truth: np.ndarray, points: np.ndarray, references: np.ndarray,
-    place: slice, steps: int,
-) -> np.ndarray:  # fmt: skip
-    """(T, R, R, 3) u8: the frames of `place` from their own sound, with references (T, R, R, 3) u8."""
-    arrays = features.clips[clip.id]
-    audio, near = arrays.array("audio.npy"), np.asarray(arrays.array("neighbours.npy"))
+def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batch: int = 8) -> np.ndarray:
+    """(T, R, R, 3) u8."""
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)).to(renderer.device)
     made = []
-    for i in range(0, len(truth), 8):
-        part = truth[i : i + 8]
-        whole = renderer.encode_masked(renderer.pictures(part))
-        windows = gather_windows(audio, near[place.start + i : place.start + i + len(part)])
+    for i in range(0, len(case.truth), batch):
+        at = slice(i, i + batch)
+        whole = renderer.encode_masked(renderer.pictures(case.truth[at]))
         condition = Condition(
             masked=renderer.crop(whole),
-            reference=renderer.crop(renderer.encode(renderer.pictures(references[i : i + len(part)]))),
-            audio=torch.from_numpy(windows).to(renderer.device),
-            landmarks=torch.from_numpy(points[i : i + len(part)]).to(renderer.device),
+            reference=renderer.crop(renderer.encode(renderer.pictures(case.references[at]))),
+            audio=torch.from_numpy(case.windows[at]).to(renderer.device),
+            landmarks=torch.from_numpy(case.points[at]).to(renderer.device),
         )
-        z = renderer.generate(noise.expand(len(part), -1, -1, -1), condition, SampleConfig(steps=steps))
-        made.append(renderer.compose(part, renderer.decode(whole, z)))
+        z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, SampleConfig(steps=steps, sampler=sampler))
+        made.append(renderer.compose(case.truth[at], renderer.decode(whole, z)))
     return np.concatenate(made)
+
+
+def judge(held_out: list[Case], made: list[np.ndarray]) -> Scores:
+    """Means over clips."""
+    lpips, reader, rows = load_lpips("alex", Runtime()), LipReader(), []
+    for case, shown in zip(held_out, made, strict=True):
+        a, b = mouth_of(shown), mouth_of(case.truth)
+        quality = float(np.mean([min(psnr(x, y), 100.0) for x, y in zip(a, b, strict=True)]))
+        distance = float(np.concatenate([lpips.frames(a[i : i + 16], b[i : i + 16]) for i in range(0, len(a), 16)]).mean())
+        rows.append((quality, distance, correlation(reader(shown, case.pixels), reader(case.truth, case.pixels))))
+    return Scores(*(float(v) for v in np.nanmean(rows, axis=0)))
+
+
+def evaluate(
+    model: Path, work: Artifact, features: Artifact, *, side: str, frames: int, steps: int, device: str = "cpu", matched: bool = True
+) -> dict[str, Scores]:
+    """Scores of the model, with its own sound and another's, of its first stage alone, and of showing the reference's mouth."""
+    renderer, _, _ = load_model(model, Runtime(device=device))
+    held_out = cases(renderer, work, features, side=side, frames=frames, matched=matched)
+    others = [c.windows for c in (*held_out[1:], held_out[0])]
+    wrong = [replace(c, windows=np.resize(w, c.windows.shape)) for c, w in zip(held_out, others, strict=True)]
+    rebuilt = []
+    for case in held_out:
+        with torch.no_grad():
+            pictures = renderer.pictures(case.truth)
+            again = torch.cat([renderer.first_stage.decode(renderer.encode(p[None])) for p in pictures])
+        rebuilt.append(renderer.compose(case.truth, renderer.show(again)))
+    shown = {
+        "generated": [draw(renderer, c, steps) for c in held_out],
+        "wrong sound": [draw(renderer, c, steps) for c in wrong],
+        "first stage": rebuilt,
+        "reference": [renderer.compose(c.truth, c.references) for c in held_out],
+    }
+    return {name: judge(held_out, made) for name, made in shown.items()}
 
 
 def main() -> None:
