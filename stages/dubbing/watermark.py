@@ -1,9 +1,10 @@
 """The invisible mark in every generated mouth: that it is synthetic can be found again after encoding, scaling and cropping.
 
-A few of the slowest waves of colour inside the mask (cosines of luma and both chromas, in the canonical crop) are moved to
-the nearest point of a secret lattice: quantisation index modulation (Chen & Wornell 2001). What a face shows by itself falls
-anywhere between the lattice's points, so a face without the mark scores about 0 with deviation 1, and compression, which
-keeps slow waves, leaves the points where they are. Found by following the face, so the mark moves with it.
+A few of the slowest waves of light inside the mask (cosines of luma, in the canonical crop) are moved to the nearest point of
+a lattice: quantisation index modulation (Chen & Wornell 2001). What a face shows by itself falls anywhere between the
+lattice's points, so a face without the mark scores about 0 with deviation 1, and compression, which keeps slow waves, leaves
+the points where they are. Found by following the face, so the mark moves with it. Colours are left alone: a tint of three
+levels is seen on skin, where as much light and shade is not.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from stages.faces.mask import MaskKind, feathered
 
 SIDE = 256
 """Side of the crop that the mark is defined on."""
-WAVES = [(u, v) for u in range(5) for v in range(5) if 0 < u + v <= 4]
-"""Half periods across and down: 14 waves in each of three colour channels."""
-STEPS = (4.0, 6.0)
+WAVES = [(u, v) for u in range(8) for v in range(8) if 0 < u + v <= 7]
+"""Half periods across and down."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+STEPS = (3.0, 5.0)
 """Distance of the lattice's points in grey levels: for large faces, and for small ones, of which less survives."""
 SMALL = 1.2
 """Crop pixels a source pixel from which on a face is small."""
-STICKY = 0.75
+STICKY = 0.6
 """A wave keeps its point until it is this many steps away from it, so that nothing flickers between two."""
 RATE = 0.4
 """Grey levels a frame that a correction may change by."""
@@ -51,17 +53,16 @@ def _basis(kind: MaskKind) -> tuple[tuple[slice, slice], np.ndarray, float]:
 
 @cache
 def _lattice(step: float) -> np.ndarray:
-    """Offsets of the lattice (3, K): the secret, which is open here, as everything is."""
-    return np.random.Generator(np.random.Philox(key=0xD1FF)).uniform(0, 1, (3, len(WAVES))) * step
+    """Offsets of the lattice (K,): the secret, which is open here, as everything is."""
+    return np.random.Generator(np.random.Philox(key=0xD1FF)).uniform(0, 1, len(WAVES)) * step
 
 
 def measure(crop: np.ndarray, kind: MaskKind) -> np.ndarray:
-    """Waves of a canonical crop (R, R, 3) u8, in grey levels: (3, K) f32, luma and two chromas."""
+    """Waves of a canonical crop (R, R, 3) u8, in grey levels of luma: (K,) f32."""
     if len(crop) != SIDE:
         crop = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(crop) > SIDE else cv2.INTER_CUBIC)
     part, waves, level = _basis(kind)
-    colours = cv2.cvtColor(np.ascontiguousarray(crop[part]), cv2.COLOR_RGB2YCrCb).reshape(-1, 3).astype(np.float32)
-    return (waves @ colours).T * level
+    return waves @ (crop[part].reshape(-1, 3).astype(np.float32) @ LUMA) * level
 
 
 class Marker:
@@ -85,19 +86,18 @@ class Marker:
         self.correction = self.correction + np.clip(wanted - self.correction, -RATE, RATE)
         part, waves, level = _basis(self.kind)
         shape = (part[0].stop - part[0].start, part[1].stop - part[1].start)
-        change = np.zeros((SIDE, SIDE, 3), np.float32)
-        change[part] = ((self.correction / level).astype(np.float32) @ waves).T.reshape(*shape, 3)
+        change = np.zeros((SIDE, SIDE), np.float32)
+        change[part] = ((self.correction / level).astype(np.float32) @ waves).reshape(shape)
         if self.resolution != SIDE:
             change = cv2.resize(change, (self.resolution, self.resolution), interpolation=cv2.INTER_LINEAR)
-        colours = cv2.cvtColor(crop, cv2.COLOR_RGB2YCrCb).astype(np.float32) + change
-        return cv2.cvtColor(np.clip(np.rint(colours), 0, 255).astype(np.uint8), cv2.COLOR_YCrCb2RGB)
+        return np.clip(np.rint(crop + change[..., None]), 0, 255).astype(np.uint8)
 
 
 def score(waves: np.ndarray) -> float:
-    """How surely waves (T, 3, K) carry the mark: about normal (0, 1) without it, up to 9 with it; the best of both lattices."""
+    """How surely waves (T, K) carry the mark: about normal (0, 1) without it, up to 8 with it; the best of both lattices."""
     best = -np.inf
     for step in STEPS:
-        phase = np.exp(2j * np.pi * (waves - _lattice(step)) / step).mean(0)  # (3, K)
+        phase = np.exp(2j * np.pi * (waves - _lattice(step)) / step).mean(0)  # (K,)
         trust = np.abs(phase)
         best = max(best, float(phase.real.sum() / np.sqrt(np.square(trust).sum() / 2)))
     return best
