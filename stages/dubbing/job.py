@@ -23,11 +23,10 @@ from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import choose_references, condition_points, crop, paste, scale_of, turn_to
+from stages.faces import choose_references, condition_points, crop, lip_gap, paste, scale_of, turn_to
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
-from stages.shapes import LIP_INNER_BOTTOM, LIP_INNER_TOP
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,13 +126,12 @@ class Job:
         """The reference frame of each source frame: (T,) i64."""
         track, usable = self.reference.track, self.reference.usable
         if self.config.reference != "fixed":
-            return choose_references(self.points, usable, round(AWAY_SECONDS * self.reference.feed.fps))
+            gap = round(AWAY_SECONDS * self.reference.feed.fps)
+            return choose_references(self.points, usable, gap, lip_gap(track.align, track.landmarks))
         # one for all, its mouth more open than most, so that teeth may show
         frames = np.unique(self.plan.order[self.plan.presence > 0])
-        points = track.landmarks[frames]
-        opening = np.linalg.norm(points[:, LIP_INNER_TOP] - points[:, LIP_INNER_BOTTOM], axis=-1)
-        scale = np.hypot(track.align[frames, 0, 0], track.align[frames, 1, 0])
-        best = frames[np.argsort(opening * scale, kind="stable")[int(0.7 * (len(frames) - 1))]]
+        opening = lip_gap(track.align[frames], track.landmarks[frames])
+        best = frames[np.argsort(opening, kind="stable")[int(0.7 * (len(frames) - 1))]]
         return np.full(len(usable), best)
 
     def _crops(self, frames: np.ndarray) -> dict[int, np.ndarray]:

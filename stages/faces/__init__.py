@@ -2,11 +2,11 @@
 
 from stages.faces.align import TEMPLATE, apply, condition_points, crop, paste, scale_of
 from stages.faces.mask import MaskKind, feathered, mask, window
-from stages.faces.pose import apart, choose_references, turn_to
+from stages.faces.pose import apart, choose_references, lip_gap, turn_to
 from stages.faces.track import FILLED, FOUND, LOST, FaceConfig, FaceTrack, locate_face
 
 __all__ = [
     "FILLED", "FOUND", "LOST", "TEMPLATE", "FaceConfig", "FaceTrack", "MaskKind", "apart", "apply", "choose_references",
     "condition_points", "crop",
-    "feathered", "locate_face", "mask", "paste", "scale_of", "turn_to", "window",
+    "feathered", "lip_gap", "locate_face", "mask", "paste", "scale_of", "turn_to", "window",
 ]  # fmt: skip

@@ -5,10 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from stages.shapes import LIP_INNER_BOTTOM, LIP_INNER_TOP
+
 CANDIDATES = 48
 """Reference frames that a film may choose among."""
 SWITCH = 0.03
 """What changing the reference costs, in crop half-sides of pose: it changes only where that is worth a visible step."""
+UNLIKE = 0.5
+"""What a mouth costs that is more or less open than usual, for each crop half-side of difference."""
 
 
 def apart(points: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -16,16 +20,20 @@ def apart(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(points - others).sum(-1).mean(-1))
 
 
-def choose_references(points: np.ndarray, usable: np.ndarray, gap: int) -> np.ndarray:
+def choose_references(points: np.ndarray, usable: np.ndarray, gap: int, opening: np.ndarray | None = None) -> np.ndarray:
     """A reference frame for each of T frames: alike in pose, at least `gap` frames away where there is such a one: (T,) i64.
 
     points (T, 39, 2), usable (T,) bool. The frame's own neighbourhood is left out, because its mouth is what must not be
-    copied. The cheapest sequence of all (Viterbi): near in pose, and changed rarely, so that the mouth does not flicker.
+    copied. The cheapest sequence of all (Viterbi): near in pose, and changed rarely, so that the mouth does not flicker; and
+    with `opening` (T,), of mouths that are all about as open as the person's usually is, so that a change of reference is
+    not taken for a word.
     """
     frames = np.flatnonzero(usable)
     assert len(frames), "no frame to refer to"
     chosen = _spread(points, frames, min(CANDIDATES, len(frames)))
     cost = apart(np.nan_to_num(points)[:, None], points[chosen][None])  # (T, K)
+    if opening is not None:
+        cost = cost + UNLIKE * np.abs(opening[chosen] - np.median(opening[frames]))
     near = np.abs(np.arange(len(points))[:, None] - chosen[None]) < gap
     cost = cost + np.where(near, 1.0, 0.0)  # dearer than any pose, but not forbidden: a short film has nothing else
     cost[~usable] = 0
@@ -50,6 +58,13 @@ def _spread(points: np.ndarray, frames: np.ndarray, count: int) -> np.ndarray:
         kept.append(int(thinned[nearest.argmax()]))
         nearest = np.minimum(nearest, apart(points[thinned], points[kept[-1]]))
     return np.array(sorted(set(kept)))
+
+
+def lip_gap(align: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Distance of the inner lips (T,) in crop half-sides, from source -> template (T, 2, 3) and source landmarks (T, 68, 2)."""
+    return 2 * np.hypot(align[:, 0, 0], align[:, 1, 0]) * np.linalg.norm(
+        landmarks[:, LIP_INNER_TOP] - landmarks[:, LIP_INNER_BOTTOM], axis=-1
+    )
 
 
 GRID = 17

@@ -21,7 +21,7 @@ import torch
 from stages.artifacts import Artifact, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
 from stages.dubbing.model import load_model
-from stages.faces import choose_references, condition_points, turn_to
+from stages.faces import choose_references, condition_points, lip_gap, turn_to
 from stages.faces.align import apply
 from stages.faces.detect import DlibFinder
 from stages.metrics.lpips import load_lpips
@@ -106,7 +106,7 @@ def cases(renderer: Renderer, work: Artifact, features: Artifact, *, side: str, 
         align, source = np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))
         pixels = np.stack([apply(m, p) for m, p in zip(align[place], source[place], strict=True)]) * renderer.resolution
         every = condition_points(align, source)
-        far = choose_references(every, np.ones(len(crops), bool), min(REFERENCE_GAP, len(crops) // 3))[place]
+        far = choose_references(every, np.ones(len(crops), bool), min(REFERENCE_GAP, len(crops) // 3), lip_gap(align, source))[place]
         if not matched:
             far[:] = far_frame(generator(0, len(crops)), len(crops), place.start + count // 2)
         shown = np.asarray(crops)[far]
