@@ -120,7 +120,7 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     config = config.resolved(work.config["resolution"])
     root = Path(out) if out else Path(inputs) / f"vae-{config.resolution}"
     sources = [Input("clips", "clips", work.digest)]
-    if config.init and (Path(config.init) / "artifact.json").is_file():
+    if _is_ours(config.init):
         sources.append(Input("init", "vae", read_artifact(Path(config.init), "vae").digest))
     with ModelStore(root, kind="vae", stage="train-vae", code=CODE, config=config, inputs=sources, runtime=runtime) as store:
         ranks.start(runtime)
@@ -157,7 +157,7 @@ def _train(config: Config, work: Artifact, root: Path, store: ModelStore, runtim
         return Report(out=root, done=1)
     model = outcome.ema
     device = next(model.parameters()).device
-    if config.part == "all":
+    if config.part == "all" and (config.steps or not _is_ours(config.init)):
         model.set_normalisation(*task.measure(model, device))
     scores = outcome.scores or task.validate(model, device)
     save_weights(root / "model.safetensors", model)
@@ -180,7 +180,7 @@ def _first_stage(config: Config) -> FirstStage:
 
     if not config.init:
         stage = build_first_stage(first_stage_config(config.preset, config.resolution))
-    elif (Path(config.init) / "artifact.json").is_file():
+    elif _is_ours(config.init):
         stage = load_first_stage(Path(config.init)).requires_grad_().train()
     else:
         stage = load_pretrained(config.init)
@@ -189,6 +189,11 @@ def _first_stage(config: Config) -> FirstStage:
         for module in stage.decoding:
             module.requires_grad_()
     return stage
+
+
+def _is_ours(init: str | None) -> bool:
+    """Whether --init is a vae artifact, which knows its normalisation."""
+    return bool(init) and (Path(init) / "artifact.json").is_file()
 
 
 def _loop(config: Config) -> LoopConfig:
