@@ -67,6 +67,8 @@ def open_reference(
     Raises InputError without a face, and for what is neither a video nor a photo nor a clip of `difftalk preprocess`.
     """
     if path.is_dir():
+        if not (path / "clip.json").exists():
+            raise InputError(f"{path}: a folder, but no clip of difftalk preprocess; give one video, photo or WORK/clips/ID")
         return _clip(path, max_turn)
     feed = open_feed(path, start_seconds=start, seconds=None if end is None else end - start)
     digest = file_digest(path)

@@ -284,7 +284,7 @@ def test_the_pixel_term_reaches_the_network_through_the_decoder_and_only_where_t
     schedule = Schedule()
     renderer = Renderer(first_stage, model, schedule, "lower-face", 64)
     clips, vae = read_artifact(work, "clips"), read_artifact(work / "vae-64", "vae")
-    cache_latents(renderer, clips, vae, tmp_path / "latents", Runtime())
+    cache_latents(renderer, clips, vae, tmp_path / "latents", Runtime(), references=2)
     sets = ClipSet(split_clips(clips, "train"), "train on"), ClipSet(split_clips(clips, "val"), "validate on")
     config = replace(train.Config(preset="tiny", pixel_weight=2.0), seed=0).resolved(64)
     distance = lambda a, b: (a - b).square().mean(dim=(1, 2, 3))  # noqa: E731 - stands for LPIPS
@@ -387,7 +387,7 @@ def test_a_sample_does_not_depend_on_its_batch(work, tmp_path):
     model = Denoiser(denoiser_config("tiny", latent_channels=first_stage.channels, audio_features=12))
     clips = read_artifact(work, "clips")
     sets = ClipSet(split_clips(clips, "train"), "train on"), ClipSet(split_clips(clips, "val"), "validate on")
-    latents = min(work.glob("latents-64-lower-face-*"))
+    latents = min(work.glob("latents-64-lower-face-*-2-references"))
     arrays = read_artifact(latents, "latents"), read_artifact(work / "features", "features")
     task = DenoisingTask(model, Renderer(first_stage, model, Schedule(), "lower-face", 64), *sets, *arrays, train.Config().resolved(64))
     with torch.no_grad():
