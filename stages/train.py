@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stages.artifacts import Artifact, Input, read_artifact, write_json
+from stages.artifacts import Artifact, Clip, Input, read_artifact, write_json
 from stages.artifacts.model import ModelStore
 from stages.errors import ArtifactError, UsageError
+from stages.faces.lips import LIPS
 from stages.faces.mask import MaskKind
 from stages.runtime import Report, Runtime, process_count, process_rank
 from stages.training import ranks
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 CODE = 1
 Preset = Literal["tiny", "compact", "paper"]
 
-# preset      steps   batch rate    ema     warm-up clip  T     mask          reference and how many, previous, looks, deaf
+# preset      steps   batch rate    ema     warm-up clip  T     mask          reference and how many, previous, looks, deaf, noise
 TRAINING = {
-    "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "matched", 2, 0.25, 1, 0.0),
-    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "matched", 3, 0.25, 4, 0.1),
-    "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0, 0.0, 1, 0.0),
+    "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "matched", 2, 0.25, 1, 0.0, 0.2),
+    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "matched", 3, 0.25, 4, 0.1, 0.2),
+    "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0, 0.0, 1, 0.0, 0.0),
 }
 
 
@@ -74,6 +75,10 @@ class Config:
     """Share of samples that hear nothing, so that the sound can guide the sampling."""
     target: Literal["picture", "difference"] | None = None
     """What is drawn: the picture, or its difference to the reference frame."""
+    audio_noise: float | None = None
+    """Noise on the features, in their deviations, so that few voices do for all."""
+    lips: Literal["on", "off"] | None = None
+    """First turn the sound into the lips' shape, taught by the clips' landmarks, and draw by that as well."""
     prediction: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the network predicts."""
     diffusion_steps: int | None = None
@@ -123,10 +128,11 @@ class Config:
         require_resolution(self.resolution, resolution)
         names = (
             "steps", "batch", "learning_rate", "ema", "warmup", "clip_gradient", "diffusion_steps", "mask", "reference",
-            "references", "previous_frame_share", "looks", "audio_dropout",
+            "references", "previous_frame_share", "looks", "audio_dropout", "audio_noise",
         )  # fmt: skip
         defaults: dict[str, Any] = dict(zip(names, TRAINING[self.preset], strict=True)) | {"resolution": resolution}
         defaults["context"], defaults["prediction"] = DENOISERS[self.preset][3], DENOISERS[self.preset][5]
+        defaults["lips"] = "on" if DENOISERS[self.preset][7] and "a" in self.conditions and self.context != "single" else "off"
         defaults["target"] = "difference" if DENOISERS[self.preset][6] and "r" in self.conditions else "picture"
         if self.reference is not None and self.reference != "matched":
             defaults["references"] = 0
@@ -137,6 +143,8 @@ class Config:
             raise UsageError(f"--previous-frame-share {config.previous_frame_share}: must be between 0 and 1")
         if config.reference == "matched" and config.references < 1:  # type: ignore[operator]
             raise UsageError(f"--references {config.references}: at least 1 with --reference matched")
+        if config.audio_noise < 0:  # type: ignore[operator]
+            raise UsageError(f"--audio-noise {config.audio_noise}: must be at least 0")
         if not 0 <= config.audio_dropout < 1:  # type: ignore[operator]
             raise UsageError(f"--audio-dropout {config.audio_dropout}: must be at least 0 and below 1")
         return config
@@ -177,7 +185,7 @@ def _shape(config: Config, features: Artifact, latent_channels: int) -> Denoiser
     return denoiser_config(
         config.preset, latent_channels=latent_channels, audio_features=features.manifest["facts"]["features"],
         context=config.context, audio_filter=config.audio_filter, prediction=config.prediction,
-        conditions=config.conditions.replace(",", ""), residual=config.target == "difference",
+        conditions=config.conditions.replace(",", ""), residual=config.target == "difference", lips=LIPS if config.lips == "on" else 0,
     )  # fmt: skip
 
 
@@ -251,6 +259,8 @@ def _train(
         raise ArtifactError(f"{latents_root}: some clips could not be encoded, see failures.jsonl there")
     ranks.wait()
     train = split_clips(work, "train")
+    if model.config.lips:
+        _everybodys_lips(model, train)
     held_out = split_clips(work, "val") or train
     if init:
         _start_from(init, describe(config, model, schedule, features), model)
@@ -301,6 +311,16 @@ def _start_from(init: Artifact, described: dict[str, Any], model: Denoiser) -> N
     if differ:
         raise ArtifactError(f"--init {init.root}: another model: {'; '.join(differ)}; choose the same --preset and options")
     load_weights(init.root / "model.safetensors", model)
+
+
+def _everybodys_lips(model: Denoiser, clips: list[Clip]) -> None:
+    """What stands for a person of whom only a photo is known: the clips' mean habits."""
+    import torch
+
+    from stages.faces import habits, lip_shape
+
+    shapes = [lip_shape(np.asarray(c.array("align.npy")), np.asarray(c.array("landmarks.npy"))) for c in clips]
+    model.lip_habits.copy_(torch.from_numpy(np.mean([habits(s) for s in shapes], axis=0)))
 
 
 def describe(config: Config, model: Denoiser, schedule: Any, features: Artifact) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import choose_references, condition_points, crop, lip_gap, paste, scale_of, turn_to
+from stages.faces import choose_references, condition_points, crop, habits, lip_gap, lip_shape, paste, scale_of, turn_to
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
@@ -37,6 +37,8 @@ NoiseKind = Literal["fixed", "shared", "free"]
 ReferenceKind = Literal["matched", "fixed", "progressive"]
 AWAY_SECONDS = 1.0
 """How far from a frame its reference lies at least: what its own mouth does must not be copied."""
+SEEN_SECONDS = 2.0
+"""Film that it takes to know a person's lips."""
 LONG = 200
 """Frames of a film for each that is wanted from which on jumping to them is quicker than reading all."""
 AHEAD = 2
@@ -114,6 +116,7 @@ class Job:
     def __init__(self, config: Drawing, renderer: Renderer, reference: Reference, speech: Speech, plan: Plan, clock: Clock):
         self.config, self.renderer, self.reference, self.speech, self.plan, self.clock = config, renderer, reference, speech, plan, clock
         self.points = condition_points(reference.track.align, reference.track.landmarks)  # (T, 39, 2)
+        self.habits = self._habits()
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
         self._last: tuple[tuple[int, int], Tensor] | None = None
@@ -133,6 +136,14 @@ class Job:
         opening = lip_gap(track.align[frames], track.landmarks[frames])
         best = frames[np.argsort(opening, kind="stable")[int(0.7 * (len(frames) - 1))]]
         return np.full(len(usable), best)
+
+    def _habits(self) -> Tensor | None:
+        """How the person's lips usually are (1, 2, L), where the film is long enough to tell."""
+        frames = np.flatnonzero(self.reference.usable)
+        if not self.renderer.denoiser.config.lips or len(frames) < SEEN_SECONDS * self.reference.feed.fps:
+            return None
+        shapes = lip_shape(self.reference.track.align[frames], self.reference.track.landmarks[frames])
+        return torch.from_numpy(habits(shapes))[None].to(self.renderer.device)
 
     def _crops(self, frames: np.ndarray) -> dict[int, np.ndarray]:
         """Canonical crops (R, R, 3) u8 of source frames."""
@@ -182,6 +193,7 @@ class Job:
             reference=reference,
             audio=torch.from_numpy(self.speech.windows(outputs)).to(device),
             landmarks=torch.from_numpy(self.points[self.plan.order[outputs]]).to(device),
+            habits=None if self.habits is None else self.habits.expand(len(outputs), -1, -1),
         )
 
     # -- drawing

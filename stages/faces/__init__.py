@@ -1,12 +1,13 @@
 """Faces: detection, 68 landmarks, tracking across cuts, the canonical crop, its mask, and paste-back."""
 
 from stages.faces.align import TEMPLATE, apply, condition_points, crop, paste, scale_of
+from stages.faces.lips import LIPS, habits, lip_shape
 from stages.faces.mask import MaskKind, feathered, mask, window
 from stages.faces.pose import apart, choose_references, lip_gap, turn_to
 from stages.faces.track import FILLED, FOUND, LOST, FaceConfig, FaceTrack, locate_face
 
 __all__ = [
-    "FILLED", "FOUND", "LOST", "TEMPLATE", "FaceConfig", "FaceTrack", "MaskKind", "apart", "apply", "choose_references",
+    "FILLED", "FOUND", "LIPS", "LOST", "TEMPLATE", "FaceConfig", "FaceTrack", "MaskKind", "apart", "apply", "choose_references",
     "condition_points", "crop",
-    "feathered", "lip_gap", "locate_face", "mask", "paste", "scale_of", "turn_to", "window",
+    "feathered", "habits", "lip_gap", "lip_shape", "locate_face", "mask", "paste", "scale_of", "turn_to", "window",
 ]  # fmt: skip

@@ -54,6 +54,25 @@ class AudioFilter(nn.Module):
         return (weights[..., None] * neighbours).sum(dim=1)  # (B, 64)
 
 
+class LipNet(nn.Module):
+    """Windows of a frame and its neighbours (B, 8, 16, F) -> how the lips differ from the person's usual ones (B, L), in
+    deviations. A small regression of its own: a network that only sees pictures' errors takes long to find what little of a
+    picture the sound decides."""
+
+    def __init__(self, features: int, lips: int, width: int = 48):
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv1d(features, width, 3, stride=2, padding=1), nn.GELU(),
+            nn.Conv1d(width, width, 3, stride=2, padding=1), nn.GELU(),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Linear(AUDIO_NEIGHBOURS * width, width), nn.GELU(), nn.Linear(width, lips))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        b, n = audio.shape[:2]
+        x = self.convs(audio.flatten(0, 1).transpose(1, 2)).mean(-1)  # (B 8, width)
+        return self.head(x.view(b, -1))
+
+
 class LandmarkNet(nn.Module):
     """39 points without mouth and chin (B, 39, 2) -> (B, 64). 22,528 parameters."""
 
@@ -72,10 +91,11 @@ class ConditionEncoder(nn.Module):
     """C_l: audio (B, 8, 16, F) and landmarks (B, 39, 2) in -1..1 of the crop -> context (B, N, D).
 
     `single` is the paper's one token [a; l], D = 128. One token makes cross-attention a constant, so `tokens` adds the
-    rows of the frame's own window: the mouth can look at the moment that it needs (DESIGN, flaw 1).
+    rows of the frame's own window: the mouth can look at the moment that it needs (DESIGN, flaw 1). With `lips`, the shape
+    that the lips are to take is a token too, the third.
     """
 
-    def __init__(self, features: int, context: ContextKind = "tokens", width: int = 128, audio_filter: bool = True):
+    def __init__(self, features: int, context: ContextKind = "tokens", width: int = 128, audio_filter: bool = True, lips: int = 0):
         super().__init__()
         self.context = context
         self.audio = AudioNet(features)
@@ -89,15 +109,17 @@ class ConditionEncoder(nn.Module):
             self.smooth_token = nn.Linear(AUDIO_WIDTH, width)
             self.landmark_token = nn.Linear(LANDMARK_WIDTH, width)
             self.norm = nn.LayerNorm(width)
+            self.lip_token = nn.Sequential(nn.Linear(lips, width), nn.GELU(), nn.Linear(width, width)) if lips else None
 
-    def forward(self, audio: Tensor, landmarks: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, landmarks: Tensor, lips: Tensor | None = None) -> Tensor:
         a = self.smooth_audio(audio)  # (B, 64)
         l = self.landmarks(landmarks)  # (B, 64)  # noqa: E741 - the paper's symbol
         if self.context == "single":
             return torch.cat([a, l], dim=-1)[:, None]  # (B, 1, 128)
         rows = self.rows(audio[:, CURRENT].transpose(1, 2)).transpose(1, 2) + self.position  # (B, 8, D)
-        tokens = [self.smooth_token(a)[:, None], self.landmark_token(l)[:, None], rows]
-        return self.norm(torch.cat(tokens, dim=1))  # (B, 10, D)
+        tokens = [self.smooth_token(a)[:, None], self.landmark_token(l)[:, None]]
+        tokens += [self.lip_token(lips)[:, None]] if self.lip_token is not None else []
+        return self.norm(torch.cat([*tokens, rows], dim=1))  # (B, 10 or 11, D)
 
     def smooth_audio(self, audio: Tensor) -> Tensor:
         """a: (B, 8, 16, F) -> (B, 64)."""

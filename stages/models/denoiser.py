@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.errors import UsageError
-from stages.models.condition import ConditionEncoder, ContextKind
+from stages.models.condition import ConditionEncoder, ContextKind, LipNet
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """What the network returns; diffusers' own names."""
@@ -38,6 +38,8 @@ class DenoiserConfig:
     groups: int = 32
     residual: bool = False
     """z_t is the noised difference to the reference's latent: where nothing is known better, the reference is shown."""
+    lips: int = 0
+    """Numbers of the lips' shape that the sound is first turned into (faces.lips); 0: the picture alone teaches to listen."""
     conditions: str = CONDITIONS
     """Which conditions are heard, by their letters; the others are zeros (the rows of the paper's ablation, table 2)."""
 
@@ -47,24 +49,26 @@ class DenoiserConfig:
             raise UsageError(f"--conditions {','.join(heard)}: must be some of a (audio), l (landmarks), m (masked), r (reference)")
         if self.residual and "r" not in heard:
             raise UsageError("--target difference: counts from the reference frame, so --conditions must hold r")
+        if self.lips and self.context == "single":
+            raise UsageError("--lips: a token of its own, so not with --context single")
         if self.context == "single" and self.context_width != 128:
             raise UsageError("--context single is the paper's [a; l] of 64 + 64: context_width must be 128")
 
 
-# name         widths                 layers attention                    context   global prediction residual groups
+# name         widths                 layers attention                    context   global prediction residual lips groups
 DENOISERS = {
-    "tiny": ((64, 96, 128), 1, (False, True, True), "tokens", True, "sample", True, 16),
-    "compact": ((128, 192, 256), 2, (False, True, True), "tokens", True, "sample", True, 32),
-    "paper": ((256, 512, 768, 1024), 2, (False, True, True, True), "single", False, "epsilon", False, 32),
+    "tiny": ((64, 96, 128), 1, (False, True, True), "tokens", True, "sample", True, 4, 16),
+    "compact": ((128, 192, 256), 2, (False, True, True), "tokens", True, "sample", True, 4, 32),
+    "paper": ((256, 512, 768, 1024), 2, (False, True, True, True), "single", False, "epsilon", False, 0, 32),
 }
 
 
 def denoiser_config(preset: str, *, latent_channels: int, audio_features: int, **changes: Any) -> DenoiserConfig:
     """A preset's denoiser with some fields changed."""
-    widths, layers, attention, context, global_condition, prediction, residual, groups = DENOISERS[preset]
+    widths, layers, attention, context, global_condition, prediction, residual, lips, groups = DENOISERS[preset]
     fields: dict[str, Any] = dict(
         widths=widths, layers=layers, attention=attention, context=context, global_condition=global_condition,
-        prediction=prediction, residual=residual, groups=groups,
+        prediction=prediction, residual=residual, lips=lips, groups=groups,
     )  # fmt: skip
     return DenoiserConfig(latent_channels=latent_channels, audio_features=audio_features, **(fields | changes))
 
@@ -81,9 +85,13 @@ class Condition:
     """(B, 8, 16, F) windows of the neighbouring frames."""
     landmarks: Tensor
     """(B, 39, 2) points in -1..1 of the crop."""
+    habits: Tensor | None = None
+    """(B, 2, L) mean and deviation of the person's lips; None: those of everybody who was trained on."""
+    lips: Tensor | None = None
+    """(B, L) shapes to draw, in deviations from the habits, in training; NaN, or None: what the sound says."""
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
-        return Condition(*(t.to(*args, **kwargs) for t in (self.masked, self.reference, self.audio, self.landmarks)))
+        return Condition(**{k: None if v is None else v.to(*args, **kwargs) for k, v in vars(self).items()})
 
 
 class Denoiser(nn.Module):
@@ -97,11 +105,15 @@ class Denoiser(nn.Module):
         down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention)
         up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention))
         self.condition = ConditionEncoder(
-            config.audio_features, config.context, config.context_width, config.audio_filter
+            config.audio_features, config.context, config.context_width, config.audio_filter, config.lips
         )
+        self.lips = LipNet(config.audio_features, config.lips) if config.lips else None
+        if config.lips:
+            self.register_buffer("lip_habits", torch.stack([torch.zeros(config.lips), torch.ones(config.lips)]))
+        self.lip_gain = 1.0
         extra = {}
         if config.global_condition:
-            tokens = 1 if config.context == "single" else 2
+            tokens = self.labels = 1 if config.context == "single" else 2 + bool(config.lips)
             extra = dict(class_embed_type="projection", projection_class_embeddings_input_dim=tokens * config.context_width)
         self.register_buffer("audio_mean", torch.zeros(config.audio_features))
         self.register_buffer("audio_std", torch.ones(config.audio_features))
@@ -125,9 +137,23 @@ class Denoiser(nn.Module):
         masked, reference = condition.masked * ("m" in heard), condition.reference * ("r" in heard)
         x = torch.cat([z_t, masked, reference], dim=1)  # (B, 3C, h, w)
         audio = (condition.audio - self.audio_mean) / self.audio_std * ("a" in heard)  # (B, 8, 16, F)
-        context = self.condition(audio, condition.landmarks * ("l" in heard))  # (B, N, D)
-        labels = context[:, :2].flatten(1) if self.config.global_condition else None  # (B, 2D)
+        shape = self._shape(audio, condition) if self.lips is not None else None
+        context = self.condition(audio, condition.landmarks * ("l" in heard), shape)  # (B, N, D)
+        labels = context[:, : self.labels].flatten(1) if self.config.global_condition else None
         return self.unet(x, t, encoder_hidden_states=context, class_labels=labels).sample
+
+    def listen(self, audio: Tensor) -> Tensor:
+        """Raw windows (B, 8, 16, F) -> the lips' shapes (B, L), in deviations from a person's habits."""
+        return self.lips((audio - self.audio_mean) / self.audio_std * ("a" in self.config.conditions))
+
+    def _shape(self, audio: Tensor, condition: Condition) -> Tensor:
+        """The lips' shapes to draw (B, L), counted in everybody's habits."""
+        heard = self.lips(audio).detach() * self.lip_gain
+        if condition.lips is not None:
+            heard = torch.where(condition.lips.isnan(), heard, condition.lips.to(heard))
+        habits = self.lip_habits.expand(len(audio), -1, -1) if condition.habits is None else condition.habits.to(heard)
+        absolute = habits[:, 0] + habits[:, 1] * heard
+        return (absolute - self.lip_habits[0]) / self.lip_habits[1]
 
     def origin(self, condition: Condition) -> Tensor:
         """What z_0 is counted from: (B, C, h, w)."""

@@ -16,13 +16,16 @@ from stages.artifacts import Artifact, Clip
 from stages.diffusion.loss import loss as diffusion_loss
 from stages.diffusion.loss import weighted_error
 from stages.diffusion.render import Renderer, SampleConfig
-from stages.faces import condition_points
+from stages.faces import condition_points, habits, lip_shape
 from stages.models.denoiser import Condition, Denoiser
 from stages.training.augment import look
 from stages.training.crops import ClipSet
 from stages.training.latents import far_frame
 from stages.training.order import generator
 
+TOLD, TOLD_NOISE = 0.7, 0.2
+"""Share of samples that are told the true lips, and by how many deviations these are off: the pictures learn what a shape
+looks like at once, while listening is still being learned."""
 PREVIOUS_NOISE = 0.3
 """Share of noise in a previous-frame reference: a plain one would be copied (facts/field.md, SyncDiff's bottleneck)."""
 VALIDATION_FRAMES = 24
@@ -43,6 +46,8 @@ class Batch:
     t: Tensor
     """(B,) i64."""
     condition: Condition
+    lips: Tensor | None = None
+    """(B, L) true shapes, in deviations from the person's habits."""
 
 
 class Data:
@@ -60,10 +65,13 @@ class Data:
         self.crops = [c.array("crops.npy") for c in clips]
         self.segment = [np.asarray(c.array("segment.npy")) for c in clips]
         self.landmarks = []  # each (looks, T, 39, 2)
+        self.lips: list[np.ndarray] = []  # each (T, 4); a look changes them by less than they are known
         for clip in clips:
             points = condition_points(np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy")))
+            self.lips.append(lip_shape(np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))))
             others = (look(clip.id, number) for number in range(self.looks))
             self.landmarks.append(np.stack([other.points(points) if other else points for other in others]))
+        self.habits = [habits(shapes) for shapes in self.lips]  # each (2, 4)
 
     def release(self, clips: set[int]) -> None:
         """Hand back the pages of clips that were read: the system keeps them as long as it has room, our memory stays flat."""
@@ -116,11 +124,29 @@ class DenoisingTask:
         t = torch.tensor([int(rng.integers(self.schedule.steps)) for rng in rngs])
         noise = np.stack([rng.standard_normal(self.renderer.shape, np.float32) for rng in rngs])
         z0, condition = self._condition(self.data, places, references)
+        lips = self._lips(rngs, places, condition) if self.model.config.lips else None
         self.data.release({clip for clip, _, _ in places})
+        if self.config.audio_noise:  # few voices must do for all
+            off = [rng.standard_normal(condition.audio.shape[1:], np.float32) for rng in rngs]
+            condition.audio += torch.from_numpy(np.stack(off)) * (self.config.audio_noise * self.model.audio_std.cpu())
         if self.config.audio_dropout:  # silenced samples hear the mean of all sound: what guidance leads away from
             deaf = torch.tensor([rng.random() < self.config.audio_dropout for rng in rngs])
             condition.audio[deaf] = self.model.audio_mean.cpu()
-        return Batch(z0.to(device), torch.from_numpy(noise).to(device), t.to(device), condition.to(device))
+            if condition.lips is not None:
+                condition.lips[deaf] = 0.0
+        return Batch(
+            z0.to(device), torch.from_numpy(noise).to(device), t.to(device), condition.to(device), None if lips is None else lips.to(device)
+        )
+
+    def _lips(self, rngs: list[np.random.Generator], places: list[Place], condition: Condition) -> Tensor:
+        """The true shapes (B, L) in deviations; a share of them, a little off, is what those samples draw by."""
+        true = np.stack([(self.data.lips[c][f] - self.data.habits[c][0]) / self.data.habits[c][1] for c, f, _ in places])
+        shown = np.full_like(true, np.nan)
+        for i, rng in enumerate(rngs):
+            if rng.random() < TOLD:
+                shown[i] = true[i] + rng.normal(0, TOLD_NOISE, true.shape[1])
+        condition.lips = torch.from_numpy(shown)
+        return torch.from_numpy(true)
 
     def _reference(self, rng: np.random.Generator, data: Data, clip: int, frame: int, number: int) -> np.ndarray:
         """z_r (C, h, w) f32 for one sample."""
@@ -148,12 +174,14 @@ class DenoisingTask:
             reference=stack(references),
             audio=stack([data.windows(c, f) for c, f, _ in places]),
             landmarks=stack([data.landmarks[c][n, f] for c, f, n in places]),
+            habits=stack([data.habits[c] for c, _, _ in places]) if self.model.config.lips else None,
         )
         return z0 - self.model.origin(condition), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
         z_t = self.schedule.add_noise(batch.z0, batch.noise, batch.t)  # (B, C, h, w)
         output = model(z_t, batch.t, batch.condition)
+        heard = self.model.listen(batch.condition.audio) if batch.lips is not None else None
         each = weighted_error(output, self.schedule.target(batch.z0, batch.noise, batch.t), self.weight)  # (B,)
         quarter = self.schedule.steps // 4
         figures = {}
@@ -161,10 +189,15 @@ class DenoisingTask:
             inside = (batch.t >= q * quarter) & (batch.t < (q + 1) * quarter)
             if inside.any():
                 figures[f"loss_t{q}"] = each.detach()[inside].mean()
+        total = each.mean()
+        if heard is not None:
+            lips = (heard - batch.lips).square().mean()
+            figures["lips"] = lips.detach()
+            total = total + lips
         if not self.config.pixel_weight:
-            return each.mean(), figures
+            return total, figures
         pixel = self._pixel_loss(output, z_t, batch)
-        return each.mean() + self.config.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
+        return total + self.config.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
 
     def _pixel_loss(self, output: Tensor, z_t: Tensor, batch: Batch) -> Tensor:
         """L1 + LPIPS between the decoded windows of the predicted and the true z_0, where little noise leaves a picture to judge.

@@ -33,6 +33,7 @@ ROWS: dict[str, dict[str, object]] = {
     "no-audio-filter": {"audio_filter": False},
     "epsilon": {"prediction": "epsilon"},
     "flat-weight": {"mouth_weight": 1.0},
+    "no-lips": {"lips": "off"},
     "picture": {"target": "picture"},
     "velocity": {"prediction": "v_prediction"},
     "channel-weight": {"channel_power": 1.0},

@@ -21,7 +21,7 @@ import torch
 from stages.artifacts import Artifact, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
 from stages.dubbing.model import load_model
-from stages.faces import choose_references, condition_points, lip_gap, turn_to
+from stages.faces import choose_references, condition_points, habits, lip_gap, lip_shape, turn_to
 from stages.faces.align import apply
 from stages.faces.detect import DlibFinder
 from stages.metrics.lpips import load_lpips
@@ -88,6 +88,8 @@ class Case:
     """(T, 39, 2)."""
     windows: np.ndarray
     """(T, 8, 16, F)."""
+    habits: np.ndarray
+    """(T, 2, L): the person's lips."""
     pixels: np.ndarray
     """(T, 68, 2): the true landmarks in pixels of the crop."""
 
@@ -115,7 +117,8 @@ def cases(renderer: Renderer, work: Artifact, features: Artifact, *, side: str, 
             shown = np.stack([turn_to(crop, every[f], every[k]) for crop, f, k in pairs])
         sound = features.clips[clip.id]
         windows = gather_windows(sound.array("audio.npy"), np.asarray(sound.array("neighbours.npy"))[place])
-        found.append(Case(np.asarray(crops[place]), shown, every[place], windows, pixels))
+        usual = np.repeat(habits(lip_shape(align, source))[None], count, 0)
+        found.append(Case(np.asarray(crops[place]), shown, every[place], windows, usual, pixels))
     return found
 
 
@@ -131,6 +134,7 @@ def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batc
             reference=renderer.crop(renderer.encode(renderer.pictures(case.references[at]))),
             audio=torch.from_numpy(case.windows[at]).to(renderer.device),
             landmarks=torch.from_numpy(case.points[at]).to(renderer.device),
+            habits=torch.from_numpy(case.habits[at]).to(renderer.device),
         )
         z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, SampleConfig(steps=steps, sampler=sampler))
         made.append(renderer.compose(case.truth[at], renderer.decode(whole, z)))
