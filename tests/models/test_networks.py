@@ -83,7 +83,7 @@ def condition(batch, channels, height, width, features):
 @pytest.mark.parametrize("context", ["tokens", "single"])
 def test_denoiser_listens_to_every_condition(context):
     torch.manual_seed(0)
-    model = Denoiser(denoiser_config("tiny", latent_channels=4, audio_features=12, context=context)).eval()
+    model = Denoiser(denoiser_config("tiny", latent_channels=4, audio_features=12, context=context, **({"lips": 0} if context == "single" else {}))).eval()
     for p in model.parameters():  # diffusers starts some layers at zero, which would hide a missing path
         torch.nn.init.normal_(p, std=0.1)
     z, t, c = torch.randn(2, 4, 8, 12), torch.tensor([3, 700]), condition(2, 4, 8, 12, 12)
@@ -107,3 +107,26 @@ def test_audio_filter_can_be_switched_off():
     before = encoder(audio, landmarks)
     audio[:, [0, 1, 2, 3, 5, 6, 7]] = 0  # only the frame itself counts
     assert torch.equal(encoder(audio, landmarks), before)
+
+
+def test_the_lips_are_drawn_as_told_or_as_heard():
+    torch.manual_seed(0)
+    model = Denoiser(denoiser_config("tiny", latent_channels=4, audio_features=12)).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    z, t, c = torch.randn(2, 4, 8, 12), torch.tensor([3, 700]), condition(2, 4, 8, 12, 12)
+    heard = model.listen(c.audio)
+    assert heard.shape == (2, 4)
+    out = model(z, t, c)
+    c.lips = torch.full((2, 4), float("nan"))
+    assert torch.equal(model(z, t, c), out)  # nothing told: what the sound says
+    c.lips = heard.detach()
+    assert torch.allclose(model(z, t, c), out, atol=1e-5)
+    c.lips = heard.detach() + 1
+    assert not torch.allclose(model(z, t, c), out, atol=1e-4)
+    c.lips, c.habits = None, torch.tensor([[0.5] * 4, [2.0] * 4]).expand(2, -1, -1)
+    assert not torch.allclose(model(z, t, c), out, atol=1e-4)
+    with pytest.raises(UsageError, match="--lips"):
+        denoiser_config("tiny", latent_channels=4, audio_features=12, context="single", lips=4)
+    quiet = Denoiser(denoiser_config("tiny", latent_channels=4, audio_features=12, lips=0))
+    assert quiet.lips is None and quiet(z, t, condition(2, 4, 8, 12, 12)).shape == z.shape
