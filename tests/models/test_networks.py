@@ -83,7 +83,8 @@ def condition(batch, channels, height, width, features):
 @pytest.mark.parametrize("context", ["tokens", "single"])
 def test_denoiser_listens_to_every_condition(context):
     torch.manual_seed(0)
-    model = Denoiser(denoiser_config("tiny", latent_channels=4, audio_features=12, context=context, **({"lips": 0} if context == "single" else {}))).eval()
+    lips = 0 if context == "single" else 4
+    model = Denoiser(denoiser_config("tiny", latent_channels=4, audio_features=12, context=context, lips=lips)).eval()
     for p in model.parameters():  # diffusers starts some layers at zero, which would hide a missing path
         torch.nn.init.normal_(p, std=0.1)
     z, t, c = torch.randn(2, 4, 8, 12), torch.tensor([3, 700]), condition(2, 4, 8, 12, 12)
