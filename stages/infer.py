@@ -53,6 +53,8 @@ class Config:
     """DDIM (the paper) or DPM-Solver++."""
     guidance: float = 1.0
     """How strongly the sound leads: 1 as trained, above 1 exaggerated (twice the work; for models trained with audio dropout)."""
+    lip_gain: float = 1.0
+    """How far the lips move: 1 as the person's usually do, 0 not at all, above 1 exaggerated (for models with --lips on)."""
     noise: Literal["fixed", "shared", "free"] = "fixed"
     """Starting noise of the frames: one for all, half of it in common, or each its own (flickers)."""
     reference: Literal["matched", "fixed", "progressive"] = "matched"
@@ -91,7 +93,7 @@ class Config:
     """Keep every RGB value exactly (large; few players show it)."""
 
     def __post_init__(self) -> None:
-        least_1, least_0 = ("steps", "batch", "lanes"), ("face", "seed", "start", "guidance", "max_turn")
+        least_1, least_0 = ("steps", "batch", "lanes"), ("face", "seed", "start", "guidance", "lip_gain", "max_turn")
         for name, least in [(n, 1) for n in least_1] + [(n, 0) for n in least_0]:
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")

@@ -205,7 +205,8 @@ def _forecast(config: Config, features: Artifact, vae: Artifact, runtime: Runtim
         shape = _shape(config, features, facts["channels"])
         model = Denoiser(shape)
         audio = torch.empty(1, AUDIO_NEIGHBOURS, WINDOW_ROWS, shape.audio_features)
-        condition = Condition(torch.empty(latent), torch.empty(latent), audio, torch.empty(1, len(CONDITION_POINTS), 2))
+        points, lips = torch.empty(1, len(CONDITION_POINTS), 2), torch.empty(1, shape.lips) if shape.lips else None
+        condition = Condition(torch.empty(latent), torch.empty(latent), audio, points, lips)
         cost = count(model, lambda: model(torch.empty(latent), torch.zeros(1, dtype=torch.long), condition))
     samples = max(1, config.batch // process_count() // runtime.accumulate)
     lines = describe(
@@ -248,9 +249,10 @@ def _train(
     renderer = Renderer(first_stage, model, schedule, config.mask, config.resolution)
     # Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents.
     looks = f"-{config.looks}-looks" if config.looks > 1 else ""
-    turned = f"-{config.references}-references" if config.references else ""
+    told = config.lips == "on" and config.reference == "matched"
+    turned = f"-{config.references}-references{'-lips' if told else ''}" if config.references else ""
     latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}{turned}"
-    counts = {"looks": config.looks, "references": config.references}
+    counts = {"looks": config.looks, "references": config.references, "lips": told}
     quiet = replace(runtime, force=False, shard=None)
     if process_count() > 1:  # each process encodes its share, then the first seals
         cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())), **counts)

@@ -18,12 +18,13 @@ import torch
 from stages.diffusion.render import SampleConfig
 from stages.diffusion.sample import SamplerName
 from stages.dubbing.flow import ahead, behind
+from stages.dubbing.lips import Lips
 from stages.dubbing.occlusion import Occlusion
 from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import choose_references, condition_points, crop, habits, lip_gap, lip_shape, paste, scale_of, turn_to
+from stages.faces import choose_references, condition_points, crop, lip_shape, mouth_points, paste, scale_of, turn_to
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
@@ -37,8 +38,6 @@ NoiseKind = Literal["fixed", "shared", "free"]
 ReferenceKind = Literal["matched", "fixed", "progressive"]
 AWAY_SECONDS = 1.0
 """How far from a frame its reference lies at least: what its own mouth does must not be copied."""
-SEEN_SECONDS = 2.0
-"""Film that it takes to know a person's lips."""
 LONG = 200
 """Frames of a film for each that is wanted from which on jumping to them is quicker than reading all."""
 AHEAD = 2
@@ -54,6 +53,7 @@ class Drawing:
     steps: int = 10
     sampler: SamplerName = "ddim"
     guidance: float = 1.0
+    lip_gain: float = 1.0
     noise: NoiseKind = "fixed"
     reference: ReferenceKind = "matched"
     seed: int = 0
@@ -116,34 +116,28 @@ class Job:
     def __init__(self, config: Drawing, renderer: Renderer, reference: Reference, speech: Speech, plan: Plan, clock: Clock):
         self.config, self.renderer, self.reference, self.speech, self.plan, self.clock = config, renderer, reference, speech, plan, clock
         self.points = condition_points(reference.track.align, reference.track.landmarks)  # (T, 39, 2)
-        self.habits = self._habits()
+        self.mouths = mouth_points(reference.track.align, reference.track.landmarks)  # (T, 25, 2)
+        with clock("listen"):
+            self.lips = Lips(renderer.denoiser, reference, speech, config.lip_gain) if renderer.denoiser.lips else None
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
-        self._last: tuple[tuple[int, int], Tensor] | None = None
+        self._last: tuple[tuple[int, int, int], Tensor] | None = None
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
         self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance)
 
     # -- what every frame shares
 
     def _choose(self) -> np.ndarray:
-        """The reference frame of each source frame: (T,) i64."""
-        track, usable = self.reference.track, self.reference.usable
+        """The reference frame of each output frame: (T,) i64."""
+        track, usable, order = self.reference.track, self.reference.usable, self.plan.order
+        shapes = lip_shape(track.align, track.landmarks)  # (T, 4)
         if self.config.reference != "fixed":
             gap = round(AWAY_SECONDS * self.reference.feed.fps)
-            return choose_references(self.points, usable, gap, lip_gap(track.align, track.landmarks))
+            return choose_references(self.points, usable, gap, shapes, order, self.lips.shapes if self.lips else None)
         # one for all, its mouth more open than most, so that teeth may show
-        frames = np.unique(self.plan.order[self.plan.presence > 0])
-        opening = lip_gap(track.align[frames], track.landmarks[frames])
-        best = frames[np.argsort(opening, kind="stable")[int(0.7 * (len(frames) - 1))]]
-        return np.full(len(usable), best)
-
-    def _habits(self) -> Tensor | None:
-        """How the person's lips usually are (1, 2, L), where the film is long enough to tell."""
-        frames = np.flatnonzero(self.reference.usable)
-        if not self.renderer.denoiser.config.lips or len(frames) < SEEN_SECONDS * self.reference.feed.fps:
-            return None
-        shapes = lip_shape(self.reference.track.align[frames], self.reference.track.landmarks[frames])
-        return torch.from_numpy(habits(shapes))[None].to(self.renderer.device)
+        frames = np.unique(order[self.plan.presence > 0])
+        best = frames[np.argsort(shapes[frames, 0], kind="stable")[int(0.7 * (len(frames) - 1))]]
+        return np.full(len(order), best)
 
     def _crops(self, frames: np.ndarray) -> dict[int, np.ndarray]:
         """Canonical crops (R, R, 3) u8 of source frames."""
@@ -161,18 +155,25 @@ class Job:
             return crops
 
     def z_r(self, outputs: np.ndarray) -> Tensor:
-        """z_r (B, C, h, w) of output frames: the frame chosen for each, turned to its pose unless one serves all."""
+        """z_r (B, C, h, w) of output frames: the frame chosen for each, turned to its pose and lips unless one serves all."""
         found = []
-        for source in self.plan.order[outputs]:
-            own = int(self.chosen[source])
-            key = own, (own if self.config.reference == "fixed" else int(source))
+        for output in outputs:
+            own, source = int(self.chosen[output]), int(self.plan.order[output])
+            key = (own, own, 0) if self.config.reference == "fixed" else (own, source, int(output) if self.lips else 0)
             if self._last is None or self._last[0] != key:
                 with self.clock("crop"):
-                    picture = self.shown[own] if key[0] == key[1] else turn_to(self.shown[own], self.points[own], self.points[source])
+                    picture = self._turned(own, source, int(output))
                 with self.clock("encode latents"):
                     self._last = key, self.renderer.crop(self.renderer.encode(self.renderer.pictures(picture[None])))
             found.append(self._last[1])
         return torch.cat(found)
+
+    def _turned(self, own: int, source: int, output: int) -> np.ndarray:
+        """Source frame `own` as reference of output frame `output`, which shows source frame `source`: (R, R, 3) u8."""
+        if self.config.reference == "fixed" or (own == source and not self.lips):
+            return self.shown[own]
+        lips = (self.mouths[own], self.lips.shapes[output]) if self.lips else ()
+        return turn_to(self.shown[own], self.points[own], self.points[source], *lips)
 
     def noise(self, outputs: np.ndarray) -> Tensor:
         """(B, C, h, w) of output frames: a function of the seed and the frame alone."""
@@ -193,7 +194,7 @@ class Job:
             reference=reference,
             audio=torch.from_numpy(self.speech.windows(outputs)).to(device),
             landmarks=torch.from_numpy(self.points[self.plan.order[outputs]]).to(device),
-            habits=None if self.habits is None else self.habits.expand(len(outputs), -1, -1),
+            lips=torch.from_numpy(self.lips.shapes[outputs]).to(device) if self.lips else None,
         )
 
     # -- drawing

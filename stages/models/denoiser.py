@@ -39,7 +39,7 @@ class DenoiserConfig:
     residual: bool = False
     """z_t is the noised difference to the reference's latent: where nothing is known better, the reference is shown."""
     lips: int = 0
-    """Numbers of the lips' shape that the sound is first turned into (faces.lips); 0: the picture alone teaches to listen."""
+    """Numbers of the lips' shape that the sound is first turned into (faces.lips); 0: the pictures' errors alone teach to listen."""
     conditions: str = CONDITIONS
     """Which conditions are heard, by their letters; the others are zeros (the rows of the paper's ablation, table 2)."""
 
@@ -85,10 +85,8 @@ class Condition:
     """(B, 8, 16, F) windows of the neighbouring frames."""
     landmarks: Tensor
     """(B, 39, 2) points in -1..1 of the crop."""
-    habits: Tensor | None = None
-    """(B, 2, L) mean and deviation of the person's lips; None: those of everybody who was trained on."""
     lips: Tensor | None = None
-    """(B, L) shapes to draw, in deviations from the habits, in training; NaN, or None: what the sound says."""
+    """(B, L) the lips' shapes to draw (faces.lips); None only for models without."""
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
         return Condition(**{k: None if v is None else v.to(*args, **kwargs) for k, v in vars(self).items()})
@@ -109,8 +107,7 @@ class Denoiser(nn.Module):
         )
         self.lips = LipNet(config.audio_features, config.lips) if config.lips else None
         if config.lips:
-            self.register_buffer("lip_habits", torch.stack([torch.zeros(config.lips), torch.ones(config.lips)]))
-        self.lip_gain = 1.0
+            self.register_buffer("lip_habits", torch.tensor([0.0, 1.0, 0.0])[:, None].repeat(1, config.lips))
         extra = {}
         if config.global_condition:
             tokens = self.labels = 1 if config.context == "single" else 2 + bool(config.lips)
@@ -137,23 +134,14 @@ class Denoiser(nn.Module):
         masked, reference = condition.masked * ("m" in heard), condition.reference * ("r" in heard)
         x = torch.cat([z_t, masked, reference], dim=1)  # (B, 3C, h, w)
         audio = (condition.audio - self.audio_mean) / self.audio_std * ("a" in heard)  # (B, 8, 16, F)
-        shape = self._shape(audio, condition) if self.lips is not None else None
+        shape = None if self.lips is None else (condition.lips - self.lip_habits[0]) / self.lip_habits[1]
         context = self.condition(audio, condition.landmarks * ("l" in heard), shape)  # (B, N, D)
         labels = context[:, : self.labels].flatten(1) if self.config.global_condition else None
         return self.unet(x, t, encoder_hidden_states=context, class_labels=labels).sample
 
     def listen(self, audio: Tensor) -> Tensor:
-        """Raw windows (B, 8, 16, F) -> the lips' shapes (B, L), in deviations from a person's habits."""
-        return self.lips((audio - self.audio_mean) / self.audio_std * ("a" in self.config.conditions))
-
-    def _shape(self, audio: Tensor, condition: Condition) -> Tensor:
-        """The lips' shapes to draw (B, L), counted in everybody's habits."""
-        heard = self.lips(audio).detach() * self.lip_gain
-        if condition.lips is not None:
-            heard = torch.where(condition.lips.isnan(), heard, condition.lips.to(heard))
-        habits = self.lip_habits.expand(len(audio), -1, -1) if condition.habits is None else condition.habits.to(heard)
-        absolute = habits[:, 0] + habits[:, 1] * heard
-        return (absolute - self.lip_habits[0]) / self.lip_habits[1]
+        """Windows (B, 8, 16, F) -> the lips' shapes (B, L), in deviations from a person's mean (faces.lips.habits)."""
+        return self.lips((audio - self.audio_mean) / self.audio_std)
 
     def origin(self, condition: Condition) -> Tensor:
         """What z_0 is counted from: (B, C, h, w)."""

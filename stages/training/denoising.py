@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,13 @@ from stages.artifacts import Artifact, Clip
 from stages.diffusion.loss import loss as diffusion_loss
 from stages.diffusion.loss import weighted_error
 from stages.diffusion.render import Renderer, SampleConfig
-from stages.faces import condition_points, habits, lip_shape
+from stages.faces import LIPS, condition_points, habits, lip_shape
 from stages.models.denoiser import Condition, Denoiser
 from stages.training.augment import look
 from stages.training.crops import ClipSet
-from stages.training.latents import far_frame
+from stages.training.latents import TOLD_NOISE, far_frame
 from stages.training.order import generator
 
-TOLD, TOLD_NOISE = 0.7, 0.2
-"""Share of samples that are told the true lips, and by how many deviations these are off: the pictures learn what a shape
-looks like at once, while listening is still being learned."""
 PREVIOUS_NOISE = 0.3
 """Share of noise in a previous-frame reference: a plain one would be copied (facts/field.md, SyncDiff's bottleneck)."""
 VALIDATION_FRAMES = 24
@@ -60,18 +57,19 @@ class Data:
         self.masked = [latents.clips[i].array("masked.npy") for i in ids]
         turned = latents.config["references"] > 0
         self.reference = [latents.clips[i].array("reference.npy") for i in ids] if turned else []  # (looks, K, T, C, h, w)
+        self.told = [latents.clips[i].array("lips.npy") for i in ids] if latents.config["lips"] else []  # (looks, K, T, 4)
         self.audio = [features.clips[i].array("audio.npy") for i in ids]  # (T, 16, F) f32
         self.neighbours = [features.clips[i].array("neighbours.npy") for i in ids]  # (T, 8) i32
         self.crops = [c.array("crops.npy") for c in clips]
         self.segment = [np.asarray(c.array("segment.npy")) for c in clips]
         self.landmarks = []  # each (looks, T, 39, 2)
-        self.lips: list[np.ndarray] = []  # each (T, 4); a look changes them by less than they are known
+        self.lips: list[np.ndarray] = []  # each (T, 4); a look changes them little
         for clip in clips:
             points = condition_points(np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy")))
             self.lips.append(lip_shape(np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))))
             others = (look(clip.id, number) for number in range(self.looks))
             self.landmarks.append(np.stack([other.points(points) if other else points for other in others]))
-        self.habits = [habits(shapes) for shapes in self.lips]  # each (2, 4)
+        self.habits = [habits(shapes) for shapes in self.lips]  # each (3, 4)
 
     def release(self, clips: set[int]) -> None:
         """Hand back the pages of clips that were read: the system keeps them as long as it has room, our memory stays flat."""
@@ -120,11 +118,11 @@ class DenoisingTask:
     def batch(self, step: int, indices: range, device: torch.device) -> Batch:
         rngs = [generator(self.config.seed, step, i) for i in indices]
         places = [(*self.train.draw(rng), int(rng.integers(self.data.looks))) for rng in rngs]
-        references = [self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)]
+        references, told = zip(*(self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)), strict=True)
         t = torch.tensor([int(rng.integers(self.schedule.steps)) for rng in rngs])
         noise = np.stack([rng.standard_normal(self.renderer.shape, np.float32) for rng in rngs])
-        z0, condition = self._condition(self.data, places, references)
-        lips = self._lips(rngs, places, condition) if self.model.config.lips else None
+        z0, condition = self._condition(self.data, places, references, told)
+        lips = self._true_lips(places) if self.model.config.lips else None
         self.data.release({clip for clip, _, _ in places})
         if self.config.audio_noise:  # few voices must do for all
             off = [rng.standard_normal(condition.audio.shape[1:], np.float32) for rng in rngs]
@@ -132,40 +130,42 @@ class DenoisingTask:
         if self.config.audio_dropout:  # silenced samples hear the mean of all sound: what guidance leads away from
             deaf = torch.tensor([rng.random() < self.config.audio_dropout for rng in rngs])
             condition.audio[deaf] = self.model.audio_mean.cpu()
-            if condition.lips is not None:
-                condition.lips[deaf] = 0.0
+            lips = None if lips is None else torch.where(deaf[:, None], torch.zeros_like(lips), lips)
         return Batch(
-            z0.to(device), torch.from_numpy(noise).to(device), t.to(device), condition.to(device), None if lips is None else lips.to(device)
+            z0=z0.to(device),
+            noise=torch.from_numpy(noise).to(device),
+            t=t.to(device),
+            condition=condition.to(device),
+            lips=None if lips is None else lips.to(device),
         )
 
-    def _lips(self, rngs: list[np.random.Generator], places: list[Place], condition: Condition) -> Tensor:
-        """The true shapes (B, L) in deviations; a share of them, a little off, is what those samples draw by."""
-        true = np.stack([(self.data.lips[c][f] - self.data.habits[c][0]) / self.data.habits[c][1] for c, f, _ in places])
-        shown = np.full_like(true, np.nan)
-        for i, rng in enumerate(rngs):
-            if rng.random() < TOLD:
-                shown[i] = true[i] + rng.normal(0, TOLD_NOISE, true.shape[1])
-        condition.lips = torch.from_numpy(shown)
-        return torch.from_numpy(true)
+    def _true_lips(self, places: list[Place]) -> Tensor:
+        """(B, L) in deviations from the person's mean."""
+        data = self.data
+        return torch.from_numpy(np.stack([(data.lips[c][f] - data.habits[c][0]) / data.habits[c][1] for c, f, _ in places]))
 
-    def _reference(self, rng: np.random.Generator, data: Data, clip: int, frame: int, number: int) -> np.ndarray:
-        """z_r (C, h, w) f32 for one sample."""
+    def _reference(self, rng: np.random.Generator, data: Data, clip: int, frame: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """z_r (C, h, w) f32 for one sample, and the lips (L,) that it is told to draw."""
         clean, segment = data.clean[clip][number], data.segment[clip]
+        told = data.lips[clip][frame] + TOLD_NOISE * data.habits[clip][1] * rng.standard_normal(LIPS, np.float32)
         if rng.random() < self.config.previous_frame_share and frame > 0 and segment[frame - 1] == segment[frame]:
             noise = rng.standard_normal(clean.shape[1:], np.float32)
             keep = np.sqrt(1 - PREVIOUS_NOISE**2, dtype=np.float32)
-            return clean[frame - 1].astype(np.float32) * keep + noise * np.float32(PREVIOUS_NOISE)
+            return clean[frame - 1].astype(np.float32) * keep + noise * np.float32(PREVIOUS_NOISE), told
         if self.config.reference == "fixed":
             rng = generator(self.config.seed, -1, clip, frame)  # one for good, as in the release
         if self.config.reference == "matched":
             turned = data.reference[clip][number]
-            return turned[int(rng.integers(len(turned))), frame].astype(np.float32)
-        return clean[far_frame(rng, len(clean), frame)].astype(np.float32)
+            k = int(rng.integers(len(turned)))
+            return turned[k, frame].astype(np.float32), data.told[clip][number, k, frame] if data.told else told
+        return clean[far_frame(rng, len(clean), frame)].astype(np.float32), told
 
-    def _condition(self, data: Data, places: list[Place], references: list[np.ndarray]) -> tuple[Tensor, Condition]:
+    def _condition(
+        self, data: Data, places: list[Place], references: Sequence[np.ndarray], told: Sequence[np.ndarray]
+    ) -> tuple[Tensor, Condition]:
         """(z_0 counted from the model's origin, C)."""
 
-        def stack(arrays: list[Any]) -> Tensor:
+        def stack(arrays: Sequence[Any]) -> Tensor:
             return torch.from_numpy(np.stack([np.asarray(a, np.float32) for a in arrays]))
 
         z0 = stack([data.clean[c][n, f] for c, f, n in places])
@@ -174,7 +174,7 @@ class DenoisingTask:
             reference=stack(references),
             audio=stack([data.windows(c, f) for c, f, _ in places]),
             landmarks=stack([data.landmarks[c][n, f] for c, f, n in places]),
-            habits=stack([data.habits[c] for c, _, _ in places]) if self.model.config.lips else None,
+            lips=stack(told) if self.model.config.lips else None,
         )
         return z0 - self.model.origin(condition), condition
 
@@ -223,16 +223,16 @@ class DenoisingTask:
     def _held_out(self, number: int, device: torch.device) -> tuple[list[Place], Tensor, Condition]:
         places = [(c, f, 0) for c, f in self.held_out.spread(number)]
         clips = self.held_out_data
-        references = [self._far(c, f) for c, f, _ in places]
-        z0, condition = self._condition(clips, places, references)
+        references, told = zip(*(self._far(c, f) for c, f, _ in places), strict=True)
+        z0, condition = self._condition(clips, places, references, told)
         return places, z0.to(device), condition.to(device)
 
-    def _far(self, clip: int, frame: int) -> np.ndarray:
-        """z_r of a held-out frame, of the kind that training draws."""
+    def _far(self, clip: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """z_r of a held-out frame, of the kind that training draws, and the lips to draw."""
         data = self.held_out_data
         if self.config.reference == "matched":
-            return data.reference[clip][0, 0, frame]
-        return data.clean[clip][0, far_frame(generator(0, clip, frame), len(data.crops[clip]), frame)]
+            return data.reference[clip][0, 0, frame], data.told[clip][0, 0, frame] if data.told else data.lips[clip][frame]
+        return data.clean[clip][0, far_frame(generator(0, clip, frame), len(data.crops[clip]), frame)], data.lips[clip][frame]
 
     def validate(self, model: Denoiser, device: torch.device) -> dict[str, float]:
         """Held-out loss at fixed noise, and PSNR in dB inside the mask of sampled frames."""

@@ -1,7 +1,7 @@
 """The latent cache: z_0, z_m and z_r of every stored frame in every look, window only, half precision, memory-mapped.
 
-A frame's references are frames far away in time and near in pose, turned to its own pose, so they are the frame's and not
-to be had from another frame's z_0."""
+A frame's references are frames far away in time and near in pose, turned to its own pose (and, where the model is told what
+shape the lips are to take, with these lips), so they are the frame's and not to be had from another frame's z_0."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import numpy as np
 
 from stages.artifacts import Artifact, Clip, Input, Store, Unit, Weight, new_array
 from stages.diffusion.render import Renderer
-from stages.faces import apart, condition_points, turn_to
+from stages.faces import LIPS, apart, condition_points, habits, lip_shape, lips_apart, mouth_points, turn_to
 from stages.faces.mask import MaskKind
 from stages.runtime import Progress, Report, Runtime
 from stages.training.augment import Look, look
 from stages.training.order import generator
 
-CODE = 3
+CODE = 4
 BATCH = 8
 REFERENCE_GAP = 60
 """Frames between target and reference (paper 3.2), or as far as the clip allows."""
 MATCHES = 8
 """Frames that a reference is the one nearest in pose of."""
+LIP_MATCHES = 32
+"""The same where lips count as well: for every other reference, so that lips are also drawn that no frame has."""
+TOLD_NOISE = 0.25
+"""How far the lips that a reference is given are off the true ones, in the person's deviations: what is heard is off as well."""
 REFERENCES = 0x5EF
 
 
@@ -37,16 +41,19 @@ class LatentConfig:
     """Of each clip: itself and looks - 1 others."""
     references: int = 0
     """Of each frame."""
+    lips: bool = False
+    """Whether the references' lips take about the frame's shape."""
 
 
 def cache_latents(
-    renderer: Renderer, work: Artifact, vae: Artifact, root: Path, runtime: Runtime, looks: int = 1, references: int = 0
+    renderer: Renderer, work: Artifact, vae: Artifact, root: Path, runtime: Runtime, looks: int = 1, references: int = 0, lips: bool = False
 ) -> Report:
     """Make or complete the latents artifact `root`.
 
-    Per clip clean.npy and masked.npy, each (looks, T, C, h, w) f16, and reference.npy (looks, references, T, C, h, w) f16.
+    Per clip clean.npy and masked.npy, each (looks, T, C, h, w) f16, reference.npy (looks, references, T, C, h, w) f16, and with
+    `lips` lips.npy (looks, references, T, 4) f32: the shape that each reference's lips were given.
     """
-    config = LatentConfig(mask=renderer.kind, resolution=renderer.resolution, looks=looks, references=references)
+    config = LatentConfig(mask=renderer.kind, resolution=renderer.resolution, looks=looks, references=references, lips=lips)
     weights = [Weight("first stage", vae.digest, "as the vae artifact")]
     with Store(root, kind="latents", stage="train", code=CODE, config=config, runtime=runtime, weights=weights, wait=True) as store:
         units = [Unit(c.id, (Input("clip", "clips", c.digest),), c) for c in work.clips.values()]
@@ -61,9 +68,11 @@ def cache_latents(
 
 def _encode(renderer: Renderer, clip: Clip, folder: Path, config: LatentConfig, bar: Progress) -> None:
     crops, looks = clip.array("crops.npy"), config.looks
-    points = condition_points(np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy")))
+    turn = Turn(clip, config.lips)
     shapes = {"clean": (looks,), "masked": (looks,)} | ({"reference": (looks, config.references)} if config.references else {})
     files = {n: new_array(folder / f"{n}.npy", np.float16, (*s, len(crops), *renderer.shape)) for n, s in shapes.items()}
+    if config.lips:
+        files["lips"] = new_array(folder / "lips.npy", np.float32, (looks, config.references, len(crops), LIPS))
     for number in range(looks):
         other = look(clip.id, number)
 
@@ -76,19 +85,38 @@ def _encode(renderer: Renderer, clip: Clip, folder: Path, config: LatentConfig, 
             at = slice(i, i + len(part))
             files["clean"][number, at], files["masked"][number, at] = latents(part), latents(part, masked=True)
             for k in range(config.references):
-                turned = [_turned(crops, points, clip.id, f, k, number) for f in range(i, i + len(part))]
-                files["reference"][number, k, at] = latents(np.stack(turned))
+                turned = [turn(f, k, number) for f in range(i, i + len(part))]
+                files["reference"][number, k, at] = latents(np.stack([picture for picture, _ in turned]))
+                if config.lips:
+                    files["lips"][number, k, at] = np.stack([told for _, told in turned])
             bar.advance(len(part))
     for file in files.values():
         file.flush()
 
 
-def _turned(crops: np.ndarray, points: np.ndarray, clip: str, frame: int, number: int, look: int) -> np.ndarray:
-    """One of a frame's references: of a few frames far away the nearest in pose, turned to the frame's pose."""
-    rng = generator(REFERENCES, look, number, frame, *(ord(c) for c in clip))
-    drawn = [far_frame(rng, len(crops), frame) for _ in range(MATCHES)]
-    best = min(drawn, key=lambda f: float(apart(points[f], points[frame])))
-    return turn_to(crops[best], points[best], points[frame])
+class Turn:
+    """A clip's frames as references of other frames."""
+
+    def __init__(self, clip: Clip, lips: bool):
+        self.id, self.crops, self.lips = clip.id, clip.array("crops.npy"), lips
+        place = np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))
+        self.points, self.mouths, self.shapes = condition_points(*place), mouth_points(*place), lip_shape(*place)
+        self.off = TOLD_NOISE * habits(self.shapes)[1]
+
+    def __call__(self, frame: int, number: int, look: int) -> tuple[np.ndarray, np.ndarray]:
+        """One of a frame's references (R, R, 3) u8, and the shape that its lips were given (4,).
+
+        Of a few frames far away the nearest in pose, for every other reference in pose and lips, turned to the frame's pose
+        and to about its lips.
+        """
+        rng = generator(REFERENCES, look, number, frame, *(ord(c) for c in self.id))
+        told = self.shapes[frame] + self.off * rng.standard_normal(LIPS, np.float32)
+        alike = self.lips and number % 2 == 0
+        drawn = np.array([far_frame(rng, len(self.crops), frame) for _ in range(LIP_MATCHES if alike else MATCHES)])
+        cost = apart(self.points[drawn], self.points[frame]) + (lips_apart(self.shapes[drawn], told) if alike else 0)
+        best = int(drawn[cost.argmin()])
+        mouth = (self.mouths[best], told) if self.lips else ()
+        return turn_to(self.crops[best], self.points[best], self.points[frame], *mouth), told
 
 
 def far_frame(rng: np.random.Generator, count: int, frame: int) -> int:

@@ -3,25 +3,28 @@
     python -m tests.bench.held_out MODEL WORK [--side val] [--frames 64] [--steps 10]
 
 For each held-out clip, `--frames` frames in a row are generated from the clip's own sound; the references are far frames in a
-like pose, turned to the frame's. In the part of the crop that holds the mouth: PSNR and LPIPS against the truth, and how the
-lips' opening (dlib on the generated crop) correlates with the truth's. More rows say what is possible and what is trivial:
-the sound of another clip, the first stage's reconstruction, and the reference frame's mouth.
+like pose (and with the lips that are heard), turned to the frame's. In the part of the crop that holds the mouth: PSNR and
+LPIPS against the truth, and how the lips' opening (dlib on the generated crop) correlates with the truth's. More rows say what
+is possible and what is trivial: the sound of another clip, the true lips in place of heard ones, the first stage's
+reconstruction, what the model's reference shows, and a copy of a mouth in a like pose.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from stages.artifacts import Artifact, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
+from stages.dubbing.lips import SMOOTH_SECONDS, smooth
 from stages.dubbing.model import load_model
-from stages.faces import choose_references, condition_points, habits, lip_gap, lip_shape, turn_to
+from stages.faces import choose_references, condition_points, habits, lip_shape, mouth_points, turn_to
 from stages.faces.align import apply
 from stages.faces.detect import DlibFinder
 from stages.metrics.lpips import load_lpips
@@ -88,8 +91,8 @@ class Case:
     """(T, 39, 2)."""
     windows: np.ndarray
     """(T, 8, 16, F)."""
-    habits: np.ndarray
-    """(T, 2, L): the person's lips."""
+    lips: np.ndarray
+    """(T, L): the lips to draw."""
     pixels: np.ndarray
     """(T, 68, 2): the true landmarks in pixels of the crop."""
 
@@ -98,27 +101,43 @@ class Case:
         return {name: value[:frames] for name, value in vars(self).items()}
 
 
-def cases(renderer: Renderer, work: Artifact, features: Artifact, *, side: str, frames: int, matched: bool = True) -> list[Case]:
-    """Frames from the middle of each clip; not `matched`: one far reference for all of a clip."""
-    found = []
-    for clip in split_clips(work, side):
+Sound = Literal["own", "wrong", "true lips", "copy"]
+
+
+@torch.no_grad()
+def cases(
+    renderer: Renderer, work: Artifact, features: Artifact, *, side: str, frames: int, matched: bool = True, sound: Sound = "own"
+) -> list[Case]:
+    """Frames from the middle of each clip; not `matched`: one far reference for all of a clip.
+
+    `sound`: the clip's own or another's; "true lips" are told instead of heard; "copy" has references without regard to lips.
+    """
+    found, clips, model = [], split_clips(work, side), renderer.denoiser
+    for number, clip in enumerate(clips):
         crops = clip.array("crops.npy")
         count = min(frames, len(crops))
         place = slice((len(crops) - count) // 2, (len(crops) - count) // 2 + count)
         align, source = np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))
         pixels = np.stack([apply(m, p) for m, p in zip(align[place], source[place], strict=True)]) * renderer.resolution
-        every = condition_points(align, source)
-        far = choose_references(every, np.ones(len(crops), bool), min(REFERENCE_GAP, len(crops) // 3), lip_gap(align, source))[place]
+        every, mouths, shapes = condition_points(align, source), mouth_points(align, source), lip_shape(align, source)
+        other = features.clips[clips[(number + (sound == "wrong")) % len(clips)].id]
+        windows = gather_windows(other.array("audio.npy"), np.asarray(other.array("neighbours.npy")))
+        windows = np.resize(windows, (len(crops), *windows.shape[1:]))[place]
+        lips = shapes[place]
+        if model.lips and sound != "true lips":
+            mean, spread, _ = habits(shapes)
+            lips = mean + spread * smooth(model.listen(torch.from_numpy(windows).to(renderer.device)).cpu().numpy(), 25 * SMOOTH_SECONDS)
+        told = lips if model.lips and sound != "copy" else None
+        gap, usable, order = min(REFERENCE_GAP, len(crops) // 3), np.ones(len(crops), bool), np.arange(place.start, place.stop)
+        far = choose_references(every, usable, gap, shapes, order, told)
         if not matched:
             far[:] = far_frame(generator(0, len(crops)), len(crops), place.start + count // 2)
         shown = np.asarray(crops)[far]
         if matched:
-            pairs = zip(shown, far, range(place.start, place.stop), strict=True)
-            shown = np.stack([turn_to(crop, every[f], every[k]) for crop, f, k in pairs])
-        sound = features.clips[clip.id]
-        windows = gather_windows(sound.array("audio.npy"), np.asarray(sound.array("neighbours.npy"))[place])
-        usual = np.repeat(habits(lip_shape(align, source))[None], count, 0)
-        found.append(Case(np.asarray(crops[place]), shown, every[place], windows, usual, pixels))
+            wanted = [()] * count if told is None else [(mouths[f], shape) for f, shape in zip(far, told, strict=True)]
+            pairs = zip(shown, far, order, wanted, strict=True)
+            shown = np.stack([turn_to(crop, every[f], every[k], *lip) for crop, f, k, lip in pairs])
+        found.append(Case(np.asarray(crops[place]), shown, every[place], windows, lips.astype(np.float32), pixels))
     return found
 
 
@@ -134,7 +153,7 @@ def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batc
             reference=renderer.crop(renderer.encode(renderer.pictures(case.references[at]))),
             audio=torch.from_numpy(case.windows[at]).to(renderer.device),
             landmarks=torch.from_numpy(case.points[at]).to(renderer.device),
-            habits=torch.from_numpy(case.habits[at]).to(renderer.device),
+            lips=torch.from_numpy(case.lips[at]).to(renderer.device) if renderer.denoiser.lips else None,
         )
         z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, SampleConfig(steps=steps, sampler=sampler))
         made.append(renderer.compose(case.truth[at], renderer.decode(whole, z)))
@@ -157,10 +176,11 @@ def evaluate(
 ) -> dict[str, Scores]:
     """Scores of the model, with its own sound and another's, of its first stage alone, and of showing the reference's mouth."""
     renderer, _, _ = load_model(model, Runtime(device=device))
-    held_out = cases(renderer, work, features, side=side, frames=frames, matched=matched)
-    others = [c.windows for c in (*held_out[1:], held_out[0])]
-    wrong = [replace(c, windows=np.resize(w, c.windows.shape)) for c, w in zip(held_out, others, strict=True)]
-    rebuilt = []
+
+    def of(sound: Sound) -> list[Case]:
+        return cases(renderer, work, features, side=side, frames=frames, matched=matched, sound=sound)
+
+    held_out, copied, rebuilt = of("own"), of("copy"), []
     for case in held_out:
         with torch.no_grad():
             pictures = renderer.pictures(case.truth)
@@ -168,11 +188,13 @@ def evaluate(
         rebuilt.append(renderer.compose(case.truth, renderer.show(again)))
     shown = {
         "generated": [draw(renderer, c, steps) for c in held_out],
-        "wrong sound": [draw(renderer, c, steps) for c in wrong],
+        "wrong sound": [draw(renderer, c, steps) for c in of("wrong")],
+        "true lips": [draw(renderer, c, steps) for c in of("true lips")] if renderer.denoiser.lips else [],
         "first stage": rebuilt,
         "reference": [renderer.compose(c.truth, c.references) for c in held_out],
+        "copy": [renderer.compose(c.truth, c.references) for c in copied],
     }
-    return {name: judge(held_out, made) for name, made in shown.items()}
+    return {name: judge(held_out, made) for name, made in shown.items() if made}
 
 
 def main() -> None:

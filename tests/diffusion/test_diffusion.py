@@ -126,7 +126,7 @@ def test_a_residual_model_that_says_nothing_shows_the_reference():
     z = lambda: torch.randn(1, *renderer.shape)  # noqa: E731
     from stages.diffusion.render import SampleConfig
 
-    condition = Condition(z(), z(), torch.randn(1, 8, 16, 8), torch.randn(1, 39, 2))
+    condition = Condition(z(), z(), torch.randn(1, 8, 16, 8), torch.randn(1, 39, 2), torch.zeros(1, 4))
     made = renderer.generate(z(), condition, SampleConfig(steps=4))
     inside = renderer.keep == 0
     assert torch.allclose(made[..., inside], condition.reference[..., inside], atol=1e-5)

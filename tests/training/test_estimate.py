@@ -24,7 +24,7 @@ def test_counting_without_weights_counts_as_with_them():
         with torch.device(where):
             model = Denoiser(denoiser_config("tiny", latent_channels=4, audio_features=29))
             z = [torch.zeros(1, 4, 8, 8) for _ in range(3)]
-            condition = Condition(z[1], z[2], torch.zeros(1, 8, 16, 29), torch.zeros(1, 39, 2))
+            condition = Condition(z[1], z[2], torch.zeros(1, 8, 16, 29), torch.zeros(1, 39, 2), torch.zeros(1, 4))
             t = torch.zeros(1, dtype=torch.long)
             costs.append(count(model, lambda: model(z[0], t, condition)))  # noqa: B023 - called at once
     assert costs[0].parameters == costs[1].parameters

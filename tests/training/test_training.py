@@ -257,7 +257,7 @@ def test_a_model_hears_only_the_conditions_it_is_given(work, tmp_path, condition
     def output(changed: str = "") -> torch.Tensor:
         m, r, a, l = (parts[k] + (k == changed) for k in "mral")
         with torch.no_grad():
-            return model(z, torch.tensor([5]), Condition(m, r, a, l))
+            return model(z, torch.tensor([5]), Condition(m, r, a, l, torch.zeros(1, 4)))
 
     plain = output()
     for letter in "almr":

@@ -1,0 +1,75 @@
+"""What the lips are to do: heard in the sound, in the way of the person who is seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from stages.dubbing.reference import Reference
+from stages.dubbing.speech import Speech
+from stages.faces import habits, lip_shape, still_habits
+
+if TYPE_CHECKING:
+    from stages.models.denoiser import Denoiser
+
+SEEN_SECONDS = 2.0
+"""Film that it takes to know a person's lips."""
+SMOOTH_SECONDS = 0.025
+"""Deviation of the Gaussian that takes the jitter out of what was heard: lips are slower."""
+SILENCE = 0.01
+"""Loudness, as a share of the sound's loud parts, below which nobody speaks (-40 dB),"""
+SILENCE_LEVEL = 33.0
+"""and that of sound without any loud part (-60 dB of full scale)."""
+SILENCE_SECONDS = 0.2
+"""Shorter pauses belong to words."""
+CLOSING_SECONDS = 0.06
+"""Deviation of the Gaussian by which the lips come to rest."""
+BATCH = 256
+
+
+class Lips:
+    """The lips' shape in each output frame: `shapes` (T, 4) f32, in crop half-sides."""
+
+    def __init__(self, model: Denoiser, reference: Reference, speech: Speech, gain: float = 1.0):
+        fps = float(speech.fps)
+        own = person(reference, model.lip_habits.float().cpu().numpy())  # (3, 4)
+        heard = smooth(listen(model, speech), SMOOTH_SECONDS * fps)  # (T, 4)
+        shapes = own[0] + gain * own[1] * heard
+        rest = smooth(silent(speech.loudness, fps)[:, None].astype(np.float32), CLOSING_SECONDS * fps)  # (T, 1)
+        shapes = shapes * (1 - rest) + own[2] * rest
+        shapes[:, 0] = np.maximum(shapes[:, 0], 0)  # lips do not pass through each other
+        self.shapes = shapes.astype(np.float32)
+
+
+def person(reference: Reference, everybody: np.ndarray) -> np.ndarray:
+    """The habits (3, 4) of the person in the film or photo."""
+    frames = np.flatnonzero(reference.usable)
+    shapes = lip_shape(reference.track.align[frames], reference.track.landmarks[frames])
+    if len(frames) < SEEN_SECONDS * reference.feed.fps:
+        return still_habits(np.median(shapes, axis=0), everybody)
+    return habits(shapes, everybody)
+
+
+@torch.no_grad()
+def listen(model: Denoiser, speech: Speech) -> np.ndarray:
+    """The lips in the sound (T, 4) f32, in deviations from a person's mean."""
+    device, dtype = model.audio_mean.device, model.audio_mean.dtype
+    parts = np.array_split(np.arange(speech.frames), speech.frames // BATCH + 1)
+    return np.concatenate([model.listen(torch.from_numpy(speech.windows(p)).to(device, dtype)).float().cpu().numpy() for p in parts])
+
+
+def smooth(values: np.ndarray, deviation: float) -> np.ndarray:
+    """Gaussian over the first axis of (T, N), the ends repeated."""
+    return cv2.GaussianBlur(values, (1, 0), sigmaX=1e-3, sigmaY=deviation, borderType=cv2.BORDER_REPLICATE) if len(values) > 1 else values
+
+
+def silent(loudness: np.ndarray, fps: float) -> np.ndarray:
+    """Frames (T,) bool in a stretch where nobody speaks."""
+    loud = float(np.percentile(loudness, 95))
+    quiet = loudness < max(SILENCE * loud, SILENCE_LEVEL)
+    length = max(1, round(SILENCE_SECONDS * fps))
+    kernel = np.ones((length, 1), np.uint8)
+    return cv2.morphologyEx(quiet.astype(np.uint8)[:, None], cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE)[:, 0] > 0
