@@ -49,7 +49,7 @@ class FirstStageConfig:
 # name              kind   widths              layers C  codes  attention groups shortcut patch
 FIRST_STAGES = {
     "tiny": ("kl", (16, 32, 64, 96), 1, 8, 0, False, 8, True, 1),
-    "compact": ("kl", (32, 64, 128, 160), 1, 8, 0, False, 8, True, 1),
+    "compact": ("kl", (128, 192), 1, 8, 0, False, 8, True, 4),  # chosen by tests/bench/first_stages.py
     "paper-256": ("vq", (128, 256, 512), 2, 3, 8192, True, 32, False, 1),  # LDM vq-f4: 55,322,782 parameters
     "paper-512": ("vq", (128, 256, 256, 512), 2, 3, 16384, True, 32, False, 1),  # f8, 3 channels: 512 px to 64 x 64 x 3
     "kl-f4": ("kl", (128, 256, 512), 2, 3, 0, True, 32, False, 1),  # LDM's autoencoder_kl_64x64x3

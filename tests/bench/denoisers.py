@@ -27,7 +27,10 @@ from stages.models.denoiser import DENOISERS
 from stages.runtime import Runtime
 from tests.bench.held_out import cases, draw, evaluate
 
-ROWS = {"w64": ((64, 96, 128), 1), "w96": ((96, 160, 224), 1), "w128": ((128, 192, 256), 1), "w128x2": ((128, 192, 256), 2)}
+ROWS = {
+    "w32": ((32, 64, 96), 1), "w64": ((64, 96, 128), 1), "w96": ((96, 160, 224), 1), "w128": ((128, 192, 256), 1),
+    "w128x2": ((128, 192, 256), 2),
+}  # fmt: skip
 STEPS = 10
 
 

@@ -59,6 +59,7 @@ def papers_way(renderer: Renderer, case: Case, frames: int) -> np.ndarray:
         condition = Condition(
             masked=z, reference=whole.encode(whole.pictures(reference[None])),
             audio=torch.from_numpy(case.windows[i : i + 1]), landmarks=torch.from_numpy(case.points[i : i + 1]),
+            lips=torch.from_numpy(case.lips[i : i + 1]) if renderer.denoiser.lips else None,
         )  # fmt: skip
         noise = torch.from_numpy(np.random.default_rng(i).standard_normal((1, *whole.shape), np.float32))
         shown = whole.compose(case.truth[i : i + 1], whole.decode(z, whole.generate(noise, condition, SampleConfig(steps=PAPER_STEPS))))
