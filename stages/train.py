@@ -28,7 +28,7 @@ Preset = Literal["tiny", "compact", "paper"]
 # preset      steps   batch rate    ema     warm-up clip  T     mask          reference and how many, previous, looks, deaf, noise
 TRAINING = {
     "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "matched", 2, 0.25, 1, 0.0, 0.2),
-    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "matched", 3, 0.25, 4, 0.1, 0.2),
+    "compact": (40_000, 24, 6e-4, 0.999, 200, 1.0, 1000, "lower-face", "matched", 2, 0.1, 2, 0.1, 0.2),
     "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0, 0.0, 1, 0.0, 0.0),
 }
 
