@@ -18,6 +18,7 @@ COMMANDS = {
     "train-vae": "Train the first stage: crops to latents and back.",
     "train": "Train the conditional denoiser.",
     "infer": "Make a person (video or photo) say a recording.",
+    "export": "Copy a trained model without its training states, in half precision.",
     "detect": "Tell whether difftalk made a video: its invisible mark and its metadata.",
     "interpolate": "Raise a video's frame rate with RIFE.",
     "evaluate": "Score generated videos against the true ones.",
