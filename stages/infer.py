@@ -53,6 +53,8 @@ class Config:
     """DDIM (the paper) or DPM-Solver++."""
     guidance: float = 1.0
     """How strongly the sound leads: 1 as trained, above 1 exaggerated (twice the work; for models trained with audio dropout)."""
+    strength: float = 1.0
+    """Share of the noise that drawing starts from: 1 draws all anew, less keeps more of the reference (0 to 1)."""
     lip_gain: float = 1.0
     """How far the lips move: 1 as the person's usually do, 0 not at all, above 1 exaggerated (for models with --lips on)."""
     noise: Literal["fixed", "shared", "free"] = "fixed"
@@ -97,6 +99,8 @@ class Config:
         for name, least in [(n, 1) for n in least_1] + [(n, 0) for n in least_0]:
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        if not 0 < self.strength <= 1:
+            raise UsageError(f"--strength {self.strength}: must be above 0 and at most 1")
         if not 0 <= self.crf <= 51:
             raise UsageError(f"--crf {self.crf}: must be between 0 and 51")
         if self.end is not None and self.end <= self.start:

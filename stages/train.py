@@ -28,7 +28,7 @@ Preset = Literal["tiny", "compact", "paper"]
 # preset      steps   batch rate    ema     warm-up clip  T     mask          reference and how many, previous, looks, deaf, noise
 TRAINING = {
     "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "matched", 2, 0.25, 1, 0.0, 0.2),
-    "compact": (40_000, 24, 6e-4, 0.999, 200, 1.0, 1000, "lower-face", "matched", 2, 0.1, 2, 0.1, 0.2),
+    "compact": (40_000, 24, 6e-4, 0.999, 200, 1.0, 1000, "lower-face", "matched", 1, 0.1, 2, 0.1, 0.2),
     "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0, 0.0, 1, 0.0, 0.0),
 }
 
@@ -251,8 +251,9 @@ def _train(
     looks = f"-{config.looks}-looks" if config.looks > 1 else ""
     told = config.lips == "on" and config.reference == "matched"
     turned = f"-{config.references}-references{'-lips' if told else ''}" if config.references else ""
-    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}{turned}"
-    counts = {"looks": config.looks, "references": config.references, "lips": told}
+    half = f"-{config.precision}" if config.precision != "no" else ""
+    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}{turned}{half}"
+    counts = {"looks": config.looks, "references": config.references, "lips": told, "precision": config.precision}
     quiet = replace(runtime, force=False, shard=None)
     if process_count() > 1:  # each process encodes its share, then the first seals
         cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())), **counts)

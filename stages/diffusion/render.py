@@ -28,6 +28,8 @@ class SampleConfig:
     sampler: SamplerName = "ddim"
     guidance: float = 1.0
     """How far to lead away from what the model would draw without sound (Ho & Salimans 2022); 1 leads nowhere and is free."""
+    strength: float = 1.0
+    """Share of the schedule that is gone: 1 starts at noise, less at the reference under as much noise."""
 
 
 class Renderer:
@@ -93,6 +95,7 @@ class Renderer:
         z = sample(
             self._guided(config.guidance), self.schedule, noise, condition, steps=config.steps, sampler=config.sampler,
             known=condition.masked - start if seen else None, keep=self.keep,
+            begin=condition.reference - start, strength=config.strength,
         )  # fmt: skip
         return z + start
 

@@ -53,6 +53,7 @@ class Drawing:
     steps: int = 10
     sampler: SamplerName = "ddim"
     guidance: float = 1.0
+    strength: float = 1.0
     lip_gain: float = 1.0
     noise: NoiseKind = "fixed"
     reference: ReferenceKind = "matched"
@@ -123,7 +124,7 @@ class Job:
         self.shown = self._crops(np.unique(self.chosen))
         self._last: tuple[tuple[int, int, int], Tensor] | None = None
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
-        self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance)
+        self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance, strength=config.strength)
 
     # -- what every frame shares
 

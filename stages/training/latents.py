@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from stages.artifacts import Artifact, Clip, Input, Store, Unit, Weight, new_array
 from stages.diffusion.render import Renderer
@@ -25,7 +27,7 @@ REFERENCE_GAP = 60
 MATCHES = 8
 """Frames that a reference is the one nearest in pose of."""
 LIP_MATCHES = 32
-"""The same where lips count as well: for every other reference, so that lips are also drawn that no frame has."""
+"""The same where lips count as well: for every other frame, so that lips are also drawn that no frame has."""
 TOLD_NOISE = 0.25
 """How far the lips that a reference is given are off the true ones, in the person's deviations: what is heard is off as well."""
 REFERENCES = 0x5EF
@@ -43,23 +45,25 @@ class LatentConfig:
     """Of each frame."""
     lips: bool = False
     """Whether the references' lips take about the frame's shape."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic of the first stage."""
 
 
 def cache_latents(
-    renderer: Renderer, work: Artifact, vae: Artifact, root: Path, runtime: Runtime, looks: int = 1, references: int = 0, lips: bool = False
+    renderer: Renderer, work: Artifact, vae: Artifact, root: Path, runtime: Runtime, **settings: Any
 ) -> Report:
     """Make or complete the latents artifact `root`.
 
     Per clip clean.npy and masked.npy, each (looks, T, C, h, w) f16, reference.npy (looks, references, T, C, h, w) f16, and with
-    `lips` lips.npy (looks, references, T, 4) f32: the shape that each reference's lips were given.
+    `lips` lips.npy (looks, references, T, 4) f32: the shape that each reference's lips were given. `settings`: LatentConfig's.
     """
-    config = LatentConfig(mask=renderer.kind, resolution=renderer.resolution, looks=looks, references=references, lips=lips)
+    config = LatentConfig(mask=renderer.kind, resolution=renderer.resolution, **settings)
     weights = [Weight("first stage", vae.digest, "as the vae artifact")]
     with Store(root, kind="latents", stage="train", code=CODE, config=config, runtime=runtime, weights=weights, wait=True) as store:
         units = [Unit(c.id, (Input("clip", "clips", c.digest),), c) for c in work.clips.values()]
         todo = store.plan(units)
         frames = sum(u.payload.facts["frames"] for u in todo)
-        with runtime.reporter.progress("encode latents", looks * frames, "frames") as bar:
+        with runtime.reporter.progress("encode latents", config.looks * frames, "frames") as bar:
             for unit in todo:
                 with store.draft(unit) as draft:
                     _encode(renderer, unit.payload, draft.path, config, bar)
@@ -68,7 +72,7 @@ def cache_latents(
 
 def _encode(renderer: Renderer, clip: Clip, folder: Path, config: LatentConfig, bar: Progress) -> None:
     crops, looks = clip.array("crops.npy"), config.looks
-    turn = Turn(clip, config.lips)
+    turn, half = Turn(clip, config.lips), torch.float16 if config.precision == "fp16" else torch.bfloat16
     shapes = {"clean": (looks,), "masked": (looks,)} | ({"reference": (looks, config.references)} if config.references else {})
     files = {n: new_array(folder / f"{n}.npy", np.float16, (*s, len(crops), *renderer.shape)) for n, s in shapes.items()}
     if config.lips:
@@ -78,7 +82,9 @@ def _encode(renderer: Renderer, clip: Clip, folder: Path, config: LatentConfig, 
 
         def latents(pictures: np.ndarray, masked: bool = False, other: Look | None = other) -> np.ndarray:
             x = renderer.pictures(other.crops(pictures) if other else pictures)
-            return renderer.crop(renderer.encode_masked(x) if masked else renderer.encode(x)).cpu().numpy()
+            with torch.autocast(x.device.type, half, enabled=config.precision != "no"):
+                z = renderer.encode_masked(x) if masked else renderer.encode(x)
+            return renderer.crop(z).cpu().numpy()
 
         for i in range(0, len(crops), BATCH):
             part = crops[i : i + BATCH]
@@ -106,12 +112,12 @@ class Turn:
     def __call__(self, frame: int, number: int, look: int) -> tuple[np.ndarray, np.ndarray]:
         """One of a frame's references (R, R, 3) u8, and the shape that its lips were given (4,).
 
-        Of a few frames far away the nearest in pose, for every other reference in pose and lips, turned to the frame's pose
-        and to about its lips.
+        Of a few frames far away the nearest in pose, for every other frame in pose and lips, turned to the frame's pose and to
+        about its lips.
         """
         rng = generator(REFERENCES, look, number, frame, *(ord(c) for c in self.id))
         told = self.shapes[frame] + self.off * rng.standard_normal(LIPS, np.float32)
-        alike = self.lips and number % 2 == 0
+        alike = self.lips and (number + frame) % 2 == 0
         drawn = np.array([far_frame(rng, len(self.crops), frame) for _ in range(LIP_MATCHES if alike else MATCHES)])
         cost = apart(self.points[drawn], self.points[frame]) + (lips_apart(self.shapes[drawn], told) if alike else 0)
         best = int(drawn[cost.argmin()])

@@ -141,7 +141,7 @@ def cases(
     return found
 
 
-def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batch: int = 8) -> np.ndarray:
+def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batch: int = 8, strength: float = 1.0) -> np.ndarray:
     """(T, R, R, 3) u8."""
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)).to(renderer.device)
     made = []
@@ -155,7 +155,8 @@ def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batc
             landmarks=torch.from_numpy(case.points[at]).to(renderer.device),
             lips=torch.from_numpy(case.lips[at]).to(renderer.device) if renderer.denoiser.lips else None,
         )
-        z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, SampleConfig(steps=steps, sampler=sampler))
+        config = SampleConfig(steps=steps, sampler=sampler, strength=strength)
+        z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, config)
         made.append(renderer.compose(case.truth[at], renderer.decode(whole, z)))
     return np.concatenate(made)
 
