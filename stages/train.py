@@ -272,6 +272,8 @@ def _train(
     sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
     perceptual = load_lpips("alex", runtime).to(device) if config.pixel_weight else None
     task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config, perceptual)
+    if model.config.residual and not init:
+        model.residual_scale.fill_(task.measure_scale())
     key = store.open_for_training()
     ranks.wait()  # the first has taken the manifest away
     outcome = fit(task, LoopConfig.of(config), root, runtime, key)

@@ -91,13 +91,13 @@ class Renderer:
     def generate(self, noise: Tensor, condition: Condition, config: SampleConfig) -> Tensor:
         """Window latents (B, C, h, w) from noise of the same shape."""
         seen = "m" in self.denoiser.config.conditions  # a model without the masked frame draws the whole window
-        start = self.denoiser.origin(condition)
+        drawn = self.denoiser.drawn
         z = sample(
             self._guided(config.guidance), self.schedule, noise, condition, steps=config.steps, sampler=config.sampler,
-            known=condition.masked - start if seen else None, keep=self.keep,
-            begin=condition.reference - start, strength=config.strength,
+            known=drawn(condition.masked, condition) if seen else None, keep=self.keep,
+            begin=drawn(condition.reference, condition), strength=config.strength,
         )  # fmt: skip
-        return z + start
+        return self.denoiser.latent(z, condition)
 
     def _guided(self, scale: float) -> Denoise:
         """The denoiser with classifier-free guidance by the sound."""
