@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="by default WORK/denoisers")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--precision", default="no")
     parser.add_argument("--table", action="store_true")
     o = parser.parse_args()
