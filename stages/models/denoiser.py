@@ -58,8 +58,8 @@ class DenoiserConfig:
 
 # name         widths                 layers attention                    context   global prediction residual lips groups
 DENOISERS = {
-    "tiny": ((64, 96, 128), 1, (False, True, True), "tokens", True, "sample", True, 4, 16),
-    "compact": ((128, 192, 256), 2, (False, True, True), "tokens", True, "sample", True, 4, 32),
+    "tiny": ((32, 64, 96), 1, (False, True, True), "tokens", True, "sample", True, 4, 16),
+    "compact": ((64, 96, 128), 1, (False, True, True), "tokens", True, "sample", True, 4, 32),  # by tests/bench/denoisers.py
     "paper": ((256, 512, 768, 1024), 2, (False, True, True, True), "single", False, "epsilon", False, 0, 32),
 }
 
