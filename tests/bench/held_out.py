@@ -126,7 +126,8 @@ def cases(
         lips = shapes[place]
         if model.lips and sound != "true lips":
             mean, spread, _ = habits(shapes)
-            lips = mean + spread * smooth(model.listen(torch.from_numpy(windows).to(renderer.device)).cpu().numpy(), 25 * SMOOTH_SECONDS)
+            heard = model.listen(torch.from_numpy(windows).to(renderer.device, renderer.dtype)).float().cpu().numpy()
+            lips = mean + spread * smooth(heard, 25 * SMOOTH_SECONDS)
         told = lips if model.lips and sound != "copy" else None
         gap, usable, order = min(REFERENCE_GAP, len(crops) // 3), np.ones(len(crops), bool), np.arange(place.start, place.stop)
         far = choose_references(every, usable, gap, shapes, order, told)
