@@ -113,11 +113,26 @@ class Renderer:
         return plain if scale == 1 else guided
 
     @torch.no_grad()
-    def decode(self, z_masked: Tensor, z: Tensor) -> np.ndarray:
-        """Generated window z (B, C, h, w) set into the view's z_masked, decoded: (B, R, R, 3) u8, black around the view."""
+    def encode_reference(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of views (B, 3, H, W) the window's latents z_r (B, C, h, w), and what the first stage loses of them (B, 3, H, W).
+
+        A model that draws the difference to the reference leaves the rest of it as it is: then what no latent holds, pores and
+        single hairs, is still there and goes back on top. Other models draw all anew, and nothing is kept for them.
+        """
+        whole = self.encode(x)
+        lost = x - self.first_stage.decode(whole.to(self.dtype)).float() if self.denoiser.config.residual else torch.zeros_like(x)
+        return self.crop(whole), lost
+
+    @torch.no_grad()
+    def decode(self, z_masked: Tensor, z: Tensor, lost: Tensor | None = None) -> np.ndarray:
+        """Generated window z (B, C, h, w) set into the view's z_masked, decoded: (B, R, R, 3) u8, black around the view.
+
+        `lost` (B, 3, H, W) is encode_reference's.
+        """
         whole = z_masked.clone()
         whole[..., self.rows, self.columns] = z
-        return self.show(self.first_stage.decode(whole.to(self.dtype)).float())
+        x = self.first_stage.decode(whole.to(self.dtype)).float()
+        return self.show(x if lost is None else x + lost)
 
     def show(self, x: Tensor) -> np.ndarray:
         """Views (B, 3, H, W) in their place in the crop: (B, R, R, 3) u8, black around them."""

@@ -122,7 +122,7 @@ class Job:
             self.lips = Lips(renderer.denoiser, reference, speech, config.lip_gain) if renderer.denoiser.lips else None
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
-        self._last: tuple[tuple[int, int, int], Tensor] | None = None
+        self._last: tuple[tuple[int, int, int], tuple[Tensor, Tensor]] | None = None
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
         self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance, strength=config.strength)
 
@@ -155,8 +155,9 @@ class Job:
                     break
             return crops
 
-    def z_r(self, outputs: np.ndarray) -> Tensor:
-        """z_r (B, C, h, w) of output frames: the frame chosen for each, turned to its pose and lips unless one serves all."""
+    def references(self, outputs: np.ndarray) -> tuple[Tensor, Tensor]:
+        """z_r (B, C, h, w) of output frames, and what it does not hold (B, 3, H, W): of the frame chosen for each, turned to its
+        pose and lips unless one serves all."""
         found = []
         for output in outputs:
             own, source = int(self.chosen[output]), int(self.plan.order[output])
@@ -165,9 +166,10 @@ class Job:
                 with self.clock("crop"):
                     picture = self._turned(own, source, int(output))
                 with self.clock("encode latents"):
-                    self._last = key, self.renderer.crop(self.renderer.encode(self.renderer.pictures(picture[None])))
+                    self._last = key, self.renderer.encode_reference(self.renderer.pictures(picture[None]))
             found.append(self._last[1])
-        return torch.cat(found)
+        latents, lost = zip(*found, strict=True)
+        return torch.cat(latents), torch.cat(lost)
 
     def _turned(self, own: int, source: int, output: int) -> np.ndarray:
         """Source frame `own` as reference of output frame `output`, which shows source frame `source`: (R, R, 3) u8."""
@@ -231,13 +233,14 @@ class Job:
         crops, whole = self._encode([frames[i] for i in places], chosen)
         self.occlusion.look(crops, chosen)
         if drawn is None:
-            condition = self.condition(renderer.crop(whole), self.z_r(chosen), chosen)
+            z_r, lost = self.references(chosen)
+            condition = self.condition(renderer.crop(whole), z_r, chosen)
             with self.clock("sample"):
                 z = renderer.generate(self.noise(chosen), condition, self.sampling)
         else:
-            z = torch.from_numpy(np.stack([drawn[int(k)] for k in chosen])).to(whole)
+            z, lost = torch.from_numpy(np.stack([drawn[int(k)] for k in chosen])).to(whole), None
         with self.clock("decode"):
-            made = renderer.decode(whole, z)
+            made = renderer.decode(whole, z, lost)
         return Drawn(frames, first, places, crops, made)
 
     def _encode(self, frames: list[np.ndarray], outputs: np.ndarray) -> tuple[np.ndarray, Tensor]:
@@ -306,7 +309,7 @@ class Job:
             shot = self.reference.track.shot[self.plan.order[[output - 1, output]]]
             if shot[0] == shot[1]:
                 return before[1]
-        return self.z_r(np.array([output]))
+        return self.references(np.array([output]))[0]
 
 
 def _normal(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -149,16 +149,17 @@ def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batc
     for i in range(0, len(case.truth), batch):
         at = slice(i, i + batch)
         whole = renderer.encode_masked(renderer.pictures(case.truth[at]))
+        z_r, lost = renderer.encode_reference(renderer.pictures(case.references[at]))
         condition = Condition(
             masked=renderer.crop(whole),
-            reference=renderer.crop(renderer.encode(renderer.pictures(case.references[at]))),
+            reference=z_r,
             audio=torch.from_numpy(case.windows[at]).to(renderer.device),
             landmarks=torch.from_numpy(case.points[at]).to(renderer.device),
             lips=torch.from_numpy(case.lips[at]).to(renderer.device) if renderer.denoiser.lips else None,
         )
         config = SampleConfig(steps=steps, sampler=sampler, strength=strength)
         z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, config)
-        made.append(renderer.compose(case.truth[at], renderer.decode(whole, z)))
+        made.append(renderer.compose(case.truth[at], renderer.decode(whole, z, lost)))
     return np.concatenate(made)
 
 

@@ -151,3 +151,16 @@ def test_with_less_strength_the_way_starts_at_the_reference(sampler):
     assert 330 < asked[0] <= 420
     clean = sample(denoise, schedule, torch.zeros_like(noise), NOTHING, steps=5, sampler=sampler, begin=begin, strength=0.1)
     assert torch.allclose(clean, begin, atol=1e-3)
+
+
+def test_what_the_first_stage_loses_of_the_reference_is_kept_by_models_that_draw_differences():
+    """Where nothing changes, the reference's very pixels come back, whatever the first stage makes of them."""
+    for residual in (True, False):
+        renderer = make_renderer(residual=residual, prediction="sample")
+        crops = np.random.default_rng(0).integers(0, 256, (2, renderer.resolution, renderer.resolution, 3)).astype(np.uint8)
+        views = renderer.pictures(crops)
+        z_r, lost = renderer.encode_reference(views)
+        whole = renderer.encode(views)
+        assert torch.equal(z_r, renderer.crop(whole)) and lost.shape == views.shape
+        made = renderer.decode(whole, z_r, lost)[:, *renderer.view]
+        assert (np.abs(made.astype(int) - crops[:, *renderer.view]).max() <= 1) == residual
