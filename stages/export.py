@@ -24,6 +24,16 @@ class Config:
 
     precision: Literal["fp16", "fp32"] = "fp16"
     """Of the stored weights: fp16 halves the files, and changes a prediction by less than its last bit of 8; fp32 keeps all."""
+    steps: int | None = None
+    """Denoising steps that infer is to take by default with this model."""
+    strength: float | None = None
+    """Share of the noise that infer is to start from by default with this model."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"--steps {self.steps}: must be at least 1")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise UsageError(f"--strength {self.strength}: must be above 0 and at most 1")
 
 
 def run(config: Config, model: Path, out: Path, runtime: Runtime, vae: Path | None = None) -> Report:
@@ -70,6 +80,11 @@ def _copy(source: Path, manifest: dict[str, Any], target: Path, names: tuple[str
     for name in names:
         if (target / name).exists():
             continue  # the first stage brings its own
+        if name == "config.json" and manifest["kind"] == "denoiser":
+            described = json.loads((source / name).read_text(encoding="utf-8"))
+            own = {k: v for k, v in (("steps", config.steps), ("strength", config.strength)) if v is not None}
+            write_json(target / name, described | {"sampling": described.get("sampling", {}) | own})
+            continue
         if not name.endswith(".safetensors"):
             shutil.copyfile(source / name, target / name)
             continue

@@ -43,18 +43,23 @@ NO_MARK = (
 )
 
 
+SAMPLING: dict[str, Any] = {"steps": 10, "strength": 1.0}
+"""What a model may say itself, and what is done where it does not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What the video depends on."""
 
-    steps: int = 10
-    """Denoising steps a frame; the paper takes 200."""
+    steps: int | None = None
+    """Denoising steps a frame; by default what the model was found to need, else 10 (the paper takes 200)."""
     sampler: Literal["ddim", "dpm++"] = "ddim"
     """DDIM (the paper) or DPM-Solver++."""
     guidance: float = 1.0
     """How strongly the sound leads: 1 as trained, above 1 exaggerated (twice the work; for models trained with audio dropout)."""
-    strength: float = 1.0
-    """Share of the noise that drawing starts from: 1 draws all anew, less keeps more of the reference (0 to 1)."""
+    strength: float | None = None
+    """Share of the noise that drawing starts from: 1 draws all anew, less keeps more of the reference (0 to 1); by default the
+    model's own, else 1."""
     lip_gain: float = 1.0
     """How far the lips move: 1 as the person's usually do, 0 not at all, above 1 exaggerated (for models with --lips on)."""
     noise: Literal["fixed", "shared", "free"] = "fixed"
@@ -97,9 +102,9 @@ class Config:
     def __post_init__(self) -> None:
         least_1, least_0 = ("steps", "batch", "lanes"), ("face", "seed", "start", "guidance", "lip_gain", "max_turn")
         for name, least in [(n, 1) for n in least_1] + [(n, 0) for n in least_0]:
-            if getattr(self, name) < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
-        if not 0 < self.strength <= 1:
+        if self.strength is not None and not 0 < self.strength <= 1:
             raise UsageError(f"--strength {self.strength}: must be above 0 and at most 1")
         if not 0 <= self.crf <= 51:
             raise UsageError(f"--crf {self.crf}: must be between 0 and 51")
@@ -107,6 +112,10 @@ class Config:
             raise UsageError(f"--end {self.end}: must be after --start {self.start}")
         if self.lossless and self.codec != "h264":
             raise UsageError("--lossless: is H.264; leave --codec away")
+
+    def filled(self, sampling: dict[str, Any]) -> Config:
+        """With what is left open from the model's own settings (config.json, `sampling`)."""
+        return replace(self, **{k: sampling.get(k, v) for k, v in SAMPLING.items() if getattr(self, k) is None})
 
     @property
     def faces(self) -> FaceConfig:
@@ -149,10 +158,11 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime, *, preview:
     if runtime.dry_run:
         if not Path(inputs.reference).is_dir():
             feed = open_feed(Path(inputs.reference))
-            log(f"make {out}: {config.steps} steps a frame at {feed.fps} fps, {feed.size[0]}x{feed.size[1]}")
+            log(f"make {out}: {feed.fps} fps, {feed.size[0]}x{feed.size[1]}")
         return Report(out=out)
     with clock("load"):
         renderer, described, model = loaded or load_model(inputs.model, runtime)
+    config = config.filled(described.get("sampling", {}))
     key = _key(config, inputs, model)
     if not preview and out.suffix and (reason := _why(out, key, runtime)) is not None:
         if not reason:
@@ -232,7 +242,7 @@ def _typed(config: Config, name: str, text: str, where: str) -> Any:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
         if "Path" in hint:
             return Path(text)
-        return int(text) if hint == "int" else float(text) if "float" in hint else text
+        return int(text) if hint.startswith("int") else float(text) if "float" in hint else text
     except (ValueError, KeyError):
         raise UsageError(f"{where}: {name} cannot be {text!r}") from None
 
