@@ -91,6 +91,9 @@ class Config:
     """Weight of an L1 + LPIPS term between decoded pictures, for fine-tuning (costs a decode for each sample)."""
     pixel_noise: float = 0.5
     """The pixel term is taken where the noise is at most this share (sqrt(1 - alpha_bar)) of the signal's scale."""
+    one_step: float = 0.0
+    """Share of samples that see noise alone and must draw z_0 at once: fine-tunes a model for `infer --steps 1`; the pixel term holds
+    for them too."""
     steps: int | None = None
     """Optimiser steps."""
     batch: int | None = None
@@ -118,6 +121,8 @@ class Config:
         require_counts(self, "steps", "batch", "diffusion_steps", "looks", "save_every", "validate_every")
         if self.pixel_weight < 0 or not 0 < self.pixel_noise <= 1:
             raise UsageError("--pixel-weight: must be at least 0; --pixel-noise: above 0 and at most 1")
+        if not 0 <= self.one_step <= 1:
+            raise UsageError(f"--one-step {self.one_step}: must be between 0 and 1")
         if self.conditions.replace(",", "").strip("almr") or not self.conditions:
             raise UsageError(f"--conditions {self.conditions}: must be some of a,l,m,r")
 

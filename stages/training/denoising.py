@@ -46,6 +46,8 @@ class Batch:
     condition: Condition
     lips: Tensor | None = None
     """(B, L) true shapes, in deviations from the person's habits."""
+    at_once: Tensor | None = None
+    """(B,) bool: samples that see noise alone and must draw z_0 from it; None: no sample does."""
 
 
 class Data:
@@ -132,6 +134,10 @@ class DenoisingTask:
             deaf = torch.tensor([rng.random() < self.config.audio_dropout for rng in rngs])
             condition.audio[deaf] = self.model.audio_mean.cpu()
             lips = None if lips is None else torch.where(deaf[:, None], torch.zeros_like(lips), lips)
+        at_once = None
+        if self.config.one_step:
+            at_once = torch.tensor([rng.random() < self.config.one_step for rng in rngs])
+            t[at_once] = self.schedule.steps - 1
         condition = condition.to(device)
         return Batch(
             z0=self.model.drawn(latents.to(device), condition),
@@ -139,6 +145,7 @@ class DenoisingTask:
             t=t.to(device),
             condition=condition,
             lips=None if lips is None else lips.to(device),
+            at_once=None if at_once is None else at_once.to(device),
         )
 
     def _true_lips(self, places: list[Place]) -> Tensor:
@@ -186,7 +193,7 @@ class DenoisingTask:
         return float(batch.z0.square().mean().sqrt() * self.model.residual_scale)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
-        z_t = self.schedule.add_noise(batch.z0, batch.noise, batch.t)  # (B, C, h, w)
+        z_t = self._noised(batch)  # (B, C, h, w)
         output = model(z_t, batch.t, batch.condition)
         heard = self.model.listen(batch.condition.audio) if batch.lips is not None else None
         each = weighted_error(output, self.schedule.target(batch.z0, batch.noise, batch.t), self.weight)  # (B,)
@@ -206,6 +213,12 @@ class DenoisingTask:
         pixel = self._pixel_loss(output, z_t, batch)
         return total + self.config.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
 
+    def _noised(self, batch: Batch) -> Tensor:
+        """z_t (B, C, h, w). The schedule's last step still holds a little of z_0, which sampling cannot know: noise alone there for
+        the samples that count on it."""
+        z_t = self.schedule.add_noise(batch.z0, batch.noise, batch.t)
+        return z_t if batch.at_once is None else torch.where(batch.at_once[:, None, None, None], batch.noise, z_t)
+
     def _pixel_loss(self, output: Tensor, z_t: Tensor, batch: Batch) -> Tensor:
         """L1 + LPIPS between the decoded windows of the predicted and the true z_0, where little noise leaves a picture to judge.
 
@@ -214,6 +227,8 @@ class DenoisingTask:
         """
         _, sigma = self.schedule.coefficients(batch.t, z_t)  # (B, 1, 1, 1)
         clear = sigma.flatten() <= self.config.pixel_noise
+        if batch.at_once is not None:
+            clear = clear | batch.at_once
         if not clear.any():
             return output.sum() * 0  # every process must see every parameter
         z0, condition = self.schedule.clean(output[clear], z_t[clear], batch.t[clear]), batch.condition.at(clear)
@@ -269,7 +284,7 @@ class DenoisingTask:
         noise = torch.from_numpy(shared).to(device).expand(len(places), -1, -1, -1)
         before, renderer.denoiser = renderer.denoiser, model
         try:
-            z = renderer.generate(noise, condition, SampleConfig(steps=10))
+            z = renderer.generate(noise, condition, SampleConfig(steps=1 if self.config.one_step > 0.5 else 10))
         finally:
             renderer.denoiser = before
         whole = renderer.encode_masked(renderer.pictures(truth))
