@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import Any, TextIO
 
 import typer
@@ -20,7 +20,8 @@ from stages.runtime import Report, process_rank
 def deliver(work: Callable[[], Report], *, as_json: bool, debug: bool, table: Callable[[Report], None] | None) -> None:
     """Run `work` and leave with its exit code (see difftalk_cli.main.main)."""
     try:
-        report = work()
+        with redirect_stdout(sys.stderr):  # what libraries say (Ray's news of lost nodes) is no result
+            report = work()
     except DiffTalkError as error:
         tell(f"error: {error}")
         if debug:

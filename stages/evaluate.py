@@ -43,7 +43,7 @@ from stages.metrics import pairs, statistics
 from stages.metrics.mouth import SIDE, mouth_square
 from stages.metrics.pairs import Counts, describe, pair_frames, resize_to
 from stages.metrics.scorer import CROP, FRAME, METRICS, MOUTH, PSNR_CAP, Scorer, result_names
-from stages.runtime import Report, Reporter, Runtime
+from stages.runtime import Needs, Report, Reporter, Runtime
 
 if TYPE_CHECKING:
     from stages.faces import FaceTrack
@@ -119,7 +119,9 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime) -> Report:
         todo = store.plan([_unit(pair, config, store.digests) for pair in found])
         if runtime.dry_run:
             return store.seal()
-        run_units(store, _prepare(todo, config, runtime), score_pair, title="evaluate", unit="clips", size=lambda unit: 1.0)
+        todo = _prepare(todo, config, runtime)
+        needs = Needs(cpus=1, gpus=0.25 if any(unit.payload.device.startswith("cuda") for unit in todo) else 0.0)
+        run_units(store, todo, score_pair, title="evaluate", unit="clips", size=lambda unit: 1.0, needs=needs)
         if runtime.shard:
             return store.seal()
         _forget_others(store)

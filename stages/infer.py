@@ -7,21 +7,39 @@ pixel is the source's. Frames, fps, size and colour tags are the reference's; th
 from __future__ import annotations
 
 import csv
+import functools
+import time
+import traceback
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stages.artifacts import Input, Store, Unit, config_dict, digest_json, explain, file_digest, refuse_bad_place, write_atomic, write_json
+from stages.artifacts import (
+    Call,
+    Input,
+    Store,
+    Unit,
+    config_dict,
+    digest_json,
+    explain,
+    file_digest,
+    refuse_bad_place,
+    run_calls,
+    write_atomic,
+    write_json,
+)
 from stages.artifacts.files import read_json
 from stages.artifacts.fingerprint import make_key
-from stages.dubbing.model import load_model
+from stages.artifacts.parallel import Tick
+from stages.dubbing.model import find_model, load_model
 from stages.dubbing.parts import Parts
 from stages.dubbing.plan import make_plan
 from stages.dubbing.reference import Reference, open_reference
 from stages.dubbing.speech import Speech
-from stages.errors import DiffTalkError, DiskError, InputError, UsageError
+from stages.errors import BusyError, DiffTalkError, InputError, UsageError
 from stages.faces import LOST, FaceConfig
 from stages.faces.detect import LandmarkTool
 from stages.media.feed import open_feed
@@ -29,13 +47,16 @@ from stages.media.frames import FrameWriter
 from stages.media.join import join
 from stages.media.probe import probe
 from stages.media.video import VIDEO_SUFFIXES, VideoWriter
-from stages.runtime import Report, Runtime
+from stages.runtime import Needs, Report, Reporter, Runtime
 
 if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
     from stages.dubbing.job import Clock, Job
 
 CODE = 2
+NEEDS = Needs(cpus=4, gpus=1)
+LEASE_SECONDS = 150.0
+"""How long a file server may keep the locks of a machine that is gone: NFS 90 s."""
 METADATA = {"comment": "Speech animation generated with difftalk: the mouth in this video is synthetic."}
 NO_MARK = (
     "--no-watermark: the mark exists so that people can find out that this mouth is synthetic; without it, say so yourself "
@@ -191,22 +212,81 @@ def run_list(config: Config, path: Path, model: Path | None, runtime: Runtime) -
     """Every job of the table `path`: tab-separated with a header; columns audio, ref, out and, if wanted, any setting's name.
 
     Paths are taken from the table's folder. A job that fails is reported and the rest go on; one that is done is skipped.
+    With several workers or a cluster each job is done by one of them; with a shard, only its share of the jobs is done.
     """
     jobs = read_list(path, config)
-    report = Report(out=path.parent)
-    loaded = None if runtime.dry_run else load_model(model, runtime)
+    report, here = Report(out=path.parent), not runtime.elsewhere or runtime.dry_run
+    single = replace(runtime, workers=1, ray=None, shard=None)
+    if here:
+        work = functools.partial(draw_job, loaded=None if runtime.dry_run else load_model(model, single))
+        arguments, engine, shown = (single,), single, Reporter()  # a job draws its own bar
+    else:
+        find_model(model)  # now: a wrong one would fail every job
+        work, arguments, engine, shown = draw_job, (replace(single, reporter=Reporter()),), runtime, runtime.reporter
+    calls = []
     for number, (settings, inputs, out) in enumerate(jobs, 1):
-        runtime.reporter.log(f"job {number} of {len(jobs)}: {out}")
-        try:
-            one = run(settings, replace(inputs, model=model), out, runtime, loaded=loaded)
-        except DiskError:
-            raise
-        except DiffTalkError as error:
-            runtime.reporter.warn(f"{out}: {error}")
-            report.failed[str(out)] = str(error)
-            continue
-        report.done, report.skipped = report.done + one.done, report.skipped + one.skipped
+        if runtime.shard is None or int(digest_json(str(out)), 16) % runtime.shard[1] == runtime.shard[0]:
+            name = f"job {number} of {len(jobs)}: {out}"
+            calls.append(Call(str(out), work, (settings, replace(inputs, model=model), out, *arguments, name), name=name))
+    with (
+        shown.progress("infer", len(calls), "videos") as bar,
+        closing(run_calls(calls, engine, NEEDS, bar, jobs[0][2].parent)) as ended,
+    ):
+        for call, outcome in ended:
+            if isinstance(outcome, Exception):
+                _note_failure(report, call.id, outcome, runtime)
+                continue
+            one, lines = outcome
+            for line in lines:
+                runtime.reporter.log(f"{call.id}: {line}")
+            report.done, report.skipped = report.done + one.done, report.skipped + one.skipped
     return report
+
+
+def draw_job(
+    config: Config, inputs: Inputs, out: Path, runtime: Runtime, name: str, tick: Tick, loaded: Loaded | None = None
+) -> tuple[Report, list[str]]:
+    """One job of a table, and what it had to say; `loaded` is the model of this process, else a worker's own is opened."""
+    if loaded or runtime.dry_run:
+        runtime.reporter.log(name)
+        return run(config, inputs, out, runtime, loaded=loaded), []
+    kept = Kept()
+    loaded = _worker_model(inputs.model, runtime.device, runtime.threads, runtime.dtype, runtime.compile)
+    deadline = time.monotonic() + LEASE_SECONDS
+    while True:
+        try:
+            return run(config, inputs, out, replace(runtime, reporter=kept), loaded=loaded), kept.lines
+        except BusyError:  # a worker on a lost node began it, and the file server still keeps its lock
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2)
+
+
+class Kept(Reporter):
+    """Keeps what a worker has to say for the driver."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, message: str) -> None:
+        self.lines.append(message)
+
+    def warn(self, message: str) -> None:
+        self.lines.append(f"warning: {message}")
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_model(model: Path | None, device: str, threads: int | None, dtype: Any, compile: bool) -> Loaded:
+    """The model of a worker process, opened once for all its jobs."""
+    return load_model(model, Runtime(device=device, threads=threads, dtype=dtype, compile=compile))
+
+
+def _note_failure(report: Report, out: str, error: Exception, runtime: Runtime) -> None:
+    told = str(error) if isinstance(error, DiffTalkError) else f"{type(error).__name__}: {error}"
+    runtime.reporter.warn(f"{out}: {told}")
+    if not isinstance(error, DiffTalkError):  # a bug: one job's must not end the others, but is to be found
+        runtime.reporter.log("".join(traceback.format_exception(error)))
+    report.failed[out] = told
 
 
 def read_list(path: Path, config: Config) -> list[tuple[Config, Inputs, Path]]:

@@ -9,7 +9,7 @@ import typer
 from stages.runtime import Report, Runtime
 
 STAGE = "stages.evaluate"
-RUNTIME = ("device", "workers", "force", "dry_run", "offline")
+RUNTIME = ("device", "workers", "ray", "force", "dry_run", "shard", "merge", "offline")
 
 
 def call(

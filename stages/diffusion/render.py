@@ -32,37 +32,21 @@ class SampleConfig:
     """Share of the schedule that is gone: 1 starts at noise, less at the reference under as much noise."""
 
 
-class Renderer:
-    """First stage, denoiser, schedule and mask, on one device, in eval mode.
+class Coder:
+    """First stage and mask, on one device, in eval mode: crops to the latents of the view, and of the window inside it.
 
     The first stage sees the view, H x W pixels of the crop and h x w cells; the denoiser draws the window inside it.
     """
 
-    def __init__(self, first_stage: FirstStage, denoiser: Denoiser, schedule: Schedule, mask_kind: MaskKind, resolution: int):
-        self.first_stage, self.denoiser, self.schedule = first_stage.eval(), denoiser.eval(), schedule
-        self.resolution, self.kind = resolution, mask_kind
-        self.device, self.dtype = next(denoiser.parameters()).device, torch.float32
+    def __init__(self, first_stage: FirstStage, mask_kind: MaskKind, resolution: int):
+        self.first_stage, self.resolution, self.kind = first_stage.eval(), resolution, mask_kind
+        self.device, self.dtype = next(first_stage.parameters()).device, torch.float32
         cells, factor = resolution // first_stage.factor, first_stage.factor
         inner, outer = window(mask_kind, cells), view(mask_kind, cells)
         self.rows, self.columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
         self.view = tuple(slice(o.start * factor, o.stop * factor) for o in outer)  # pixels of the crop
         self.mask = torch.from_numpy(mask(resolution, mask_kind)).to(self.device)  # (R, R)
         self.hidden = self.mask[self.view]  # (H, W)
-        self.alpha = feathered(resolution, mask_kind)  # (R, R) f32, NumPy: paste-back works there
-        hidden = F.max_pool2d(self.hidden[None, None], factor)  # (1, 1, h, w): a cell that holds masked pixels
-        # One cell around it sees masked pixels too: only what lies beyond is known for certain.
-        self.keep = self.crop(1 - F.max_pool2d(hidden, 3, 1, 1))[0, 0]
-
-    def use(self, dtype: torch.dtype, *, compiled: bool = False) -> Renderer:
-        """Run the networks in `dtype`, compiled if asked; latents, sampler and pictures stay f32."""
-        self.dtype = dtype
-        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        self.first_stage.to(dtype=dtype, memory_format=layout)
-        self.denoiser.to(dtype=dtype, memory_format=layout)
-        if compiled:
-            self.denoiser = torch.compile(self.denoiser)  # type: ignore[assignment]
-            self.first_stage.net.decoder = torch.compile(self.first_stage.net.decoder)
-        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -87,6 +71,29 @@ class Renderer:
     def encode_masked(self, x: Tensor) -> Tensor:
         """Latents of x_m: the mouth is filled before anything sees it."""
         return self.encode(x * (1 - self.hidden) + MASK_FILL[self.kind] * self.hidden)
+
+
+class Renderer(Coder):
+    """First stage, denoiser, schedule and mask, on one device, in eval mode."""
+
+    def __init__(self, first_stage: FirstStage, denoiser: Denoiser, schedule: Schedule, mask_kind: MaskKind, resolution: int):
+        super().__init__(first_stage, mask_kind, resolution)
+        self.denoiser, self.schedule = denoiser.eval(), schedule
+        self.alpha = feathered(resolution, mask_kind)  # (R, R) f32, NumPy: paste-back works there
+        hidden = F.max_pool2d(self.hidden[None, None], first_stage.factor)  # (1, 1, h, w): a cell that holds masked pixels
+        # One cell around it sees masked pixels too: only what lies beyond is known for certain.
+        self.keep = self.crop(1 - F.max_pool2d(hidden, 3, 1, 1))[0, 0]
+
+    def use(self, dtype: torch.dtype, *, compiled: bool = False) -> Renderer:
+        """Run the networks in `dtype`, compiled if asked; latents, sampler and pictures stay f32."""
+        self.dtype = dtype
+        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        self.first_stage.to(dtype=dtype, memory_format=layout)
+        self.denoiser.to(dtype=dtype, memory_format=layout)
+        if compiled:
+            self.denoiser = torch.compile(self.denoiser)  # type: ignore[assignment]
+            self.first_stage.net.decoder = torch.compile(self.first_stage.net.decoder)
+        return self
 
     def generate(self, noise: Tensor, condition: Condition, config: SampleConfig) -> Tensor:
         """Window latents (B, C, h, w) from noise of the same shape."""
