@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Score generated videos against the true ones.",
     "train-speech": "Train an acoustic model with the contract of DeepSpeech.",
     "weights": "List or fetch third-party weights.",
+    "ui": "Serve a page on this machine to try it on.",
     "doctor": "Print what this machine offers, to paste into a bug report.",
 }
 

@@ -42,10 +42,11 @@ from stages.dubbing.speech import Speech
 from stages.errors import BusyError, DiffTalkError, InputError, UsageError
 from stages.faces import LOST, FaceConfig
 from stages.faces.detect import LandmarkTool
+from stages.faces.mask import FEATHER
 from stages.media.feed import open_feed
 from stages.media.frames import FrameWriter
 from stages.media.join import join
-from stages.media.probe import probe
+from stages.media.probe import MediaInfo, probe
 from stages.media.video import VIDEO_SUFFIXES, VideoWriter
 from stages.runtime import Needs, Report, Reporter, Runtime
 
@@ -101,6 +102,8 @@ class Config:
     """Seconds without a face that are bridged; longer ones pass through unchanged."""
     max_turn: float = 0.4
     """How far a face may look aside (0 to the camera, 0.5 in profile); frames beyond pass through unchanged."""
+    feather: float = FEATHER
+    """Width of the mask's soft edge, as a share of the face crop's side; it lies inside the mask, 0 is a hard edge."""
     match_colours: bool = True
     """Move the mouth's colours so that they meet the source's at the seam."""
     keep_detail: bool = True
@@ -127,6 +130,8 @@ class Config:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise UsageError(f"--strength {self.strength}: must be above 0 and at most 1")
+        if not 0 <= self.feather <= 0.2:
+            raise UsageError(f"--feather {self.feather}: must be between 0 and 0.2")
         if not 0 <= self.crf <= 51:
             raise UsageError(f"--crf {self.crf}: must be between 0 and 51")
         if self.end is not None and self.end <= self.start:
@@ -173,9 +178,7 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime, *, preview:
     if preview:
         out = out.with_suffix(".png")
     _check_paths(inputs, out, preview)
-    media = probe(inputs.audio)
-    if media.audio is None:
-        raise InputError(f"{inputs.audio}: no audio track; give a file with sound as --audio")
+    media = open_sound(inputs.audio)
     if runtime.dry_run:
         if not Path(inputs.reference).is_dir():
             feed = open_feed(Path(inputs.reference))
@@ -206,6 +209,14 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime, *, preview:
     facts |= _provenance(config, inputs, model, reference) | {"key": key, "sha256": file_digest(out)}
     write_json(out.with_suffix(".json"), facts)
     return Report(out=out, done=1, facts=facts)
+
+
+def open_sound(path: Path) -> MediaInfo:
+    """What the recording at `path` holds. Raises InputError when it has no sound or cannot be read."""
+    media = probe(path)
+    if media.audio is None:
+        raise InputError(f"{path}: no audio track; give a file with sound as --audio")
+    return media
 
 
 def run_list(config: Config, path: Path, model: Path | None, runtime: Runtime) -> Report:

@@ -26,6 +26,7 @@ from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
 from stages.faces import choose_references, condition_points, crop, lip_shape, mouth_points, paste, scale_of, turn_to
 from stages.faces.blend import detail_share, match_colours, seam
+from stages.faces.mask import FEATHER, feathered
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
 
@@ -58,6 +59,7 @@ class Drawing:
     noise: NoiseKind = "fixed"
     reference: ReferenceKind = "matched"
     seed: int = 0
+    feather: float = FEATHER
     match_colours: bool = True
     keep_detail: bool = True
     watermark: bool = True
@@ -123,6 +125,7 @@ class Job:
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
         self._last: tuple[tuple[int, int, int], tuple[Tensor, Tensor]] | None = None
+        self.alpha = feathered(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
         self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance, strength=config.strength)
 
@@ -263,7 +266,7 @@ class Job:
                 align = self.reference.track.align[self.plan.order[output]]
                 detail = detail_share(made[k], batch.crops[k]) if self.config.keep_detail else None
                 mouth = self.marker(made[k], scale_of(align) * SIDE) if self.marker else made[k]
-                out[i] = paste(batch.frames[i], mouth, align, self.renderer.alpha * self.plan.presence[output], detail)
+                out[i] = paste(batch.frames[i], mouth, align, self.alpha * self.plan.presence[output], detail)
         return out
 
     # -- one frame after the other (paper 3.3)
