@@ -78,6 +78,8 @@ class Config:
     """What is drawn: the picture, or its difference to the reference frame."""
     audio_noise: float | None = None
     """Noise on the features, in their deviations, so that few voices do for all."""
+    tint: float = 0.0
+    """How far scale and offset of the latents differ from sample to sample, in all three pictures alike: other light and skin."""
     lips: Literal["on", "off"] | None = None
     """First turn the sound into the lips' shape, taught by the clips' landmarks, and draw by that as well."""
     prediction: Literal["epsilon", "v_prediction", "sample"] | None = None
@@ -122,8 +124,9 @@ class Config:
         require_counts(self, "steps", "batch", "diffusion_steps", "looks", "save_every", "validate_every")
         if self.pixel_weight < 0 or not 0 < self.pixel_noise <= 1:
             raise UsageError("--pixel-weight: must be at least 0; --pixel-noise: above 0 and at most 1")
-        if not 0 <= self.one_step <= 1:
-            raise UsageError(f"--one-step {self.one_step}: must be between 0 and 1")
+        for name in ("one_step", "tint"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be between 0 and 1")
         if self.conditions.replace(",", "").strip("almr") or not self.conditions:
             raise UsageError(f"--conditions {self.conditions}: must be some of a,l,m,r")
 

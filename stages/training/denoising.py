@@ -134,6 +134,8 @@ class DenoisingTask:
             deaf = torch.tensor([rng.random() < self.config.audio_dropout for rng in rngs])
             condition.audio[deaf] = self.model.audio_mean.cpu()
             lips = None if lips is None else torch.where(deaf[:, None], torch.zeros_like(lips), lips)
+        if self.config.tint:
+            latents = self._tinted(rngs, latents, condition)
         at_once = None
         if self.config.one_step:
             at_once = torch.tensor([rng.random() < self.config.one_step for rng in rngs])
@@ -147,6 +149,14 @@ class DenoisingTask:
             lips=None if lips is None else lips.to(device),
             at_once=None if at_once is None else at_once.to(device),
         )
+
+    def _tinted(self, rngs: list[np.random.Generator], latents: Tensor, condition: Condition) -> Tensor:
+        """z_0, z_m and z_r of each sample with another scale and, for each channel, another offset."""
+        drawn = [rng.standard_normal(1 + latents.shape[1], np.float32) * self.config.tint for rng in rngs]
+        drawn = torch.from_numpy(np.stack(drawn))[..., None, None]
+        scale, offset = drawn[:, :1].exp(), drawn[:, 1:]  # (B, 1, 1, 1), (B, C, 1, 1)
+        condition.masked, condition.reference = condition.masked * scale + offset, condition.reference * scale + offset
+        return latents * scale + offset
 
     def _true_lips(self, places: list[Place]) -> Tensor:
         """(B, L) in deviations from the person's mean."""

@@ -337,6 +337,12 @@ def test_one_step_samples_see_noise_alone_and_are_judged_in_pixels(work, tmp_pat
     for share in (-0.1, 1.1):
         with pytest.raises(UsageError, match="--one-step"):
             train.Config(one_step=share)
+    task.config = replace(config, tint=0.3)
+    tinted = task.batch(0, range(16), torch.device("cpu"))
+    scale = tinted.z0 / batch.z0  # differences to the reference lose the offset
+    assert scale.std(dim=(1, 2, 3)).max() < 1e-2 and scale.mean(dim=(1, 2, 3)).std() > 0.1
+    offset = tinted.condition.masked - batch.condition.masked * scale.mean(dim=(1, 2, 3), keepdim=True)
+    assert offset.std(dim=(2, 3)).max() < 1e-2 and offset.mean(dim=(2, 3)).std() > 0.1
 
 
 def test_a_dry_run_tells_parameters_memory_and_time_and_writes_nothing(work, tmp_path):
