@@ -186,13 +186,13 @@ def test_latents_are_the_same_on_a_cluster(nodes: Any, tmp_path: Path) -> None:
     from stages import train, train_vae
     from tests.small import make_training_data
 
-    work = make_training_data(tmp_path / "work", clips=1, frames=12)
+    work = make_training_data(tmp_path / "work", clips=2, frames=12)
     train_vae.run(train_vae.Config(preset="tiny", steps=1, batch=2), work, None, Runtime(device="cpu"))
     config, inputs = train.Config(preset="tiny"), train.Inputs(work)
     alone = train.run(config, inputs, None, Runtime(device="cpu"), latents_only=True)
     before = tree(alone.out)
     shared = train.run(config, inputs, None, Runtime(device="cpu", ray=nodes.address, force=True), latents_only=True)
-    assert (alone.done, shared.done, shared.out) == (1, 1, alone.out) and tree(shared.out) == before
+    assert (alone.done, shared.done, shared.out) == (2, 2, alone.out) and tree(shared.out) == before
     assert {"clean.npy", "masked.npy"} <= {Path(n).name for n in before}
 
 

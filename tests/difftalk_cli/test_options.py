@@ -17,7 +17,7 @@ from stages.errors import UsageError
 from stages.runtime import Runtime
 from tests.difftalk_cli import small_command, small_stage
 
-STAGE_COMMANDS = [name for name in COMMANDS if name not in ("weights", "doctor")]
+STAGE_COMMANDS = [name for name in COMMANDS if name not in ("weights", "doctor", "ui")]
 
 
 def facts_of(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
