@@ -12,6 +12,7 @@ from typing import Any, Literal
 from stages.artifacts import read_artifact, write_json
 from stages.artifacts.files import make_folder, remove_tree, replace_tree
 from stages.artifacts.fingerprint import digest_json, file_digest
+from stages.dubbing.model import SAMPLING
 from stages.errors import ArtifactError, UsageError
 from stages.runtime import Report, Runtime
 
@@ -28,12 +29,16 @@ class Config:
     """Denoising steps that infer is to take by default with this model."""
     strength: float | None = None
     """Share of the noise that infer is to start from by default with this model."""
+    difference: float | None = None
+    """How much of what is drawn differently from the reference infer is to show by default with this model."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise UsageError(f"--steps {self.steps}: must be at least 1")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise UsageError(f"--strength {self.strength}: must be above 0 and at most 1")
+        if self.difference is not None and not 0 <= self.difference <= 1:
+            raise UsageError(f"--difference {self.difference}: must be between 0 and 1")
 
 
 def run(config: Config, model: Path, out: Path, runtime: Runtime, vae: Path | None = None) -> Report:
@@ -82,7 +87,7 @@ def _copy(source: Path, manifest: dict[str, Any], target: Path, names: tuple[str
             continue  # the first stage brings its own
         if name == "config.json" and manifest["kind"] == "denoiser":
             described = json.loads((source / name).read_text(encoding="utf-8"))
-            own = {k: v for k, v in (("steps", config.steps), ("strength", config.strength)) if v is not None}
+            own = {k: v for k, v in vars(config).items() if k in SAMPLING and v is not None}
             write_json(target / name, described | {"sampling": described.get("sampling", {}) | own})
             continue
         if not name.endswith(".safetensors"):

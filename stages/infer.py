@@ -34,7 +34,7 @@ from stages.artifacts import (
 from stages.artifacts.files import read_json
 from stages.artifacts.fingerprint import make_key
 from stages.artifacts.parallel import Tick
-from stages.dubbing.model import find_model, load_model
+from stages.dubbing.model import SAMPLING, find_model, load_model
 from stages.dubbing.parts import Parts
 from stages.dubbing.plan import make_plan
 from stages.dubbing.reference import Reference, open_reference
@@ -65,10 +65,6 @@ NO_MARK = (
 )
 
 
-SAMPLING: dict[str, Any] = {"steps": 10, "strength": 1.0}
-"""What a model may say itself, and what is done where it does not."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What the video depends on."""
@@ -82,6 +78,8 @@ class Config:
     strength: float | None = None
     """Share of the noise that drawing starts from: 1 draws all anew, less keeps more of the reference (0 to 1); by default the
     model's own, else 1."""
+    difference: float | None = None
+    """How much of what is drawn differently from the reference is shown (0 to 1); by default the model's own, else 1."""
     lip_gain: float = 1.0
     """How far the lips move: 1 as the person's usually do, 0 not at all, above 1 exaggerated (for models with --lips on)."""
     noise: Literal["fixed", "shared", "free"] = "fixed"
@@ -130,6 +128,8 @@ class Config:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise UsageError(f"--strength {self.strength}: must be above 0 and at most 1")
+        if self.difference is not None and not 0 <= self.difference <= 1:
+            raise UsageError(f"--difference {self.difference}: must be between 0 and 1")
         if not 0 <= self.feather <= 0.2:
             raise UsageError(f"--feather {self.feather}: must be between 0 and 0.2")
         if not 0 <= self.crf <= 51:

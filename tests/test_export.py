@@ -19,7 +19,7 @@ def test_an_exported_model_is_a_whole_model_of_half_the_size(tmp_path):
     model = make_model(tmp_path / "model")
     (model / "state").mkdir()
     (model / "state" / "optimizer.pt").write_bytes(b"x" * 1000)
-    export.run(export.Config(steps=3, strength=0.5), model, tmp_path / "given" / "away", Runtime())
+    export.run(export.Config(steps=3, strength=0.5, difference=0.25), model, tmp_path / "given" / "away", Runtime())
     given = read_artifact(tmp_path / "given" / "away", "denoiser")
     assert sorted(p.name for p in given.root.iterdir()) == ["artifact.json", "config.json", "first-stage", "model.safetensors"]
     assert all(t.dtype == torch.float16 for t in load_file(given.root / "model.safetensors").values() if t.is_floating_point())
@@ -30,7 +30,7 @@ def test_an_exported_model_is_a_whole_model_of_half_the_size(tmp_path):
         assert all(np.allclose(x, y, rtol=1e-3, atol=1e-4) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
     described = load_model(given.root, Runtime())[1]
     filled = infer.Config(steps=7).filled(described["sampling"])
-    assert (filled.steps, filled.strength) == (7, 0.5) and infer.Config().filled({}).steps == 10
+    assert (filled.steps, filled.strength, filled.difference) == (7, 0.5, 0.25) and infer.Config().filled({}).steps == 10
     with pytest.raises(UsageError, match="exists"):
         export.run(export.Config(), model, given.root, Runtime())
 

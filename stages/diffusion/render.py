@@ -30,6 +30,8 @@ class SampleConfig:
     """How far to lead away from what the model would draw without sound (Ho & Salimans 2022); 1 leads nowhere and is free."""
     strength: float = 1.0
     """Share of the schedule that is gone: 1 starts at noise, less at the reference under as much noise."""
+    difference: float = 1.0
+    """How much of what was drawn differently from the reference is shown: less than 1 trusts a model that learned little less."""
 
 
 class Coder:
@@ -104,7 +106,11 @@ class Renderer(Coder):
             known=drawn(condition.masked, condition) if seen else None, keep=self.keep,
             begin=drawn(condition.reference, condition), strength=config.strength,
         )  # fmt: skip
-        return self.denoiser.latent(z, condition)
+        z = self.denoiser.latent(z, condition)
+        if config.difference == 1:
+            return z
+        mixed = condition.reference + config.difference * (z - condition.reference)
+        return torch.where(self.keep > 0, z, mixed) if seen else mixed
 
     def _guided(self, scale: float) -> Denoise:
         """The denoiser with classifier-free guidance by the sound."""

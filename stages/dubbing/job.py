@@ -55,6 +55,7 @@ class Drawing:
     sampler: SamplerName = "ddim"
     guidance: float = 1.0
     strength: float = 1.0
+    difference: float = 1.0
     lip_gain: float = 1.0
     noise: NoiseKind = "fixed"
     reference: ReferenceKind = "matched"
@@ -127,7 +128,7 @@ class Job:
         self._last: tuple[tuple[int, int, int], tuple[Tensor, Tensor]] | None = None
         self.alpha = feathered(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
-        self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance, strength=config.strength)
+        self.sampling = SampleConfig(**{f.name: getattr(config, f.name) for f in fields(SampleConfig)})
 
     # -- what every frame shares
 

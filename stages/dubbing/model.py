@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
 
 BUNDLED = Path(__file__).parents[1] / "pretrained" / "denoiser-256"
+SAMPLING: dict[str, Any] = {"steps": 10, "strength": 1.0, "difference": 1.0}
+"""What a model may say itself (config.json, `sampling`), and what is done where it does not."""
 
 
 def find_model(path: Path | None) -> Artifact:

@@ -142,7 +142,7 @@ def cases(
     return found
 
 
-def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batch: int = 8, strength: float = 1.0) -> np.ndarray:
+def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batch: int = 8, **more: float) -> np.ndarray:
     """(T, R, R, 3) u8."""
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)).to(renderer.device)
     made = []
@@ -157,7 +157,7 @@ def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batc
             landmarks=torch.from_numpy(case.points[at]).to(renderer.device),
             lips=torch.from_numpy(case.lips[at]).to(renderer.device) if renderer.denoiser.lips else None,
         )
-        config = SampleConfig(steps=steps, sampler=sampler, strength=strength)
+        config = SampleConfig(steps=steps, sampler=sampler, **more)
         z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, config)
         made.append(renderer.compose(case.truth[at], renderer.decode(whole, z, lost)))
     return np.concatenate(made)

@@ -90,7 +90,7 @@ def compare(o: argparse.Namespace) -> None:
     scores = judge(short, made)
     begin = time.perf_counter()
     usual = Config().filled(described.get("sampling", {}))
-    again = [draw(renderer, case, usual.steps, strength=usual.strength) for case in short]
+    again = [draw(renderer, case, usual.steps, strength=usual.strength, difference=usual.difference) for case in short]
     ours = (time.perf_counter() - begin) / sum(len(m) for m in again)
     mine = judge(short, again)
     print(f"the paper's way: {theirs:.2f} s a frame, LPIPS {scores.lpips:.4f}, PSNR {scores.psnr:.2f}, opening {scores.opening:.3f}")

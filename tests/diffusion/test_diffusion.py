@@ -135,6 +135,19 @@ def test_a_residual_model_that_says_nothing_shows_the_reference():
         make_renderer(residual=True, conditions="alm")
 
 
+def test_a_share_of_the_difference_lies_between_reference_and_drawing():
+    from stages.diffusion.render import SampleConfig
+
+    renderer = make_renderer(residual=True, prediction="sample")
+    noise, masked, reference = (torch.randn(1, *renderer.shape, generator=torch.Generator().manual_seed(k)) for k in range(3))
+    condition = Condition(masked, reference, torch.randn(1, 8, 16, 8), torch.randn(1, 39, 2), torch.zeros(1, 4))
+    whole, half, none = (renderer.generate(noise, condition, SampleConfig(steps=2, difference=d)) for d in (1.0, 0.5, 0.0))
+    inside = renderer.keep == 0
+    assert torch.allclose(half[..., inside], (whole + reference)[..., inside] / 2, atol=1e-5)
+    assert torch.allclose(none[..., inside], reference[..., inside], atol=1e-6)
+    assert torch.allclose(half[..., ~inside], masked[..., ~inside], atol=1e-6)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
 def test_with_less_strength_the_way_starts_at_the_reference(sampler):
     """A model that always says `begin` leads back to it; the first time that it is asked is the share of the schedule."""
