@@ -125,7 +125,7 @@ class Job:
             self.lips = Lips(renderer.denoiser, reference, speech, config.lip_gain) if renderer.denoiser.lips else None
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
-        self._last: tuple[tuple[int, int, int], tuple[Tensor, Tensor]] | None = None
+        self._known: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
         self.alpha = feathered(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
         self.sampling = SampleConfig(**{f.name: getattr(config, f.name) for f in fields(SampleConfig)})
@@ -162,18 +162,21 @@ class Job:
     def references(self, outputs: np.ndarray) -> tuple[Tensor, Tensor]:
         """z_r (B, C, h, w) of output frames, and what it does not hold (B, 3, H, W): of the frame chosen for each, turned to its
         pose and lips unless one serves all."""
-        found = []
-        for output in outputs:
-            own, source = int(self.chosen[output]), int(self.plan.order[output])
-            key = (own, own, 0) if self.config.reference == "fixed" else (own, source, int(output) if self.lips else 0)
-            if self._last is None or self._last[0] != key:
-                with self.clock("crop"):
-                    picture = self._turned(own, source, int(output))
-                with self.clock("encode latents"):
-                    self._last = key, self.renderer.encode_reference(self.renderer.pictures(picture[None]))
-            found.append(self._last[1])
-        latents, lost = zip(*found, strict=True)
-        return torch.cat(latents), torch.cat(lost)
+        wanted = [self._shown_as(int(output)) for output in outputs]
+        known = {key: self._known[key] for key in wanted if key in self._known}
+        if fresh := [key for key in dict.fromkeys(wanted) if key not in known]:
+            with self.clock("crop"):
+                pictures = np.stack([self._turned(*key) for key in fresh])
+            with self.clock("encode latents"):
+                latents, lost = self.renderer.encode_reference(self.renderer.pictures(pictures))
+            known |= zip(fresh, zip(latents, lost, strict=True), strict=True)
+        self._known = known
+        return torch.stack([known[key][0] for key in wanted]), torch.stack([known[key][1] for key in wanted])
+
+    def _shown_as(self, output: int) -> tuple[int, int, int]:
+        """What an output frame's reference depends on: (source frame, source frame whose pose it takes, output frame of its lips)."""
+        own = int(self.chosen[output])
+        return (own, own, 0) if self.config.reference == "fixed" else (own, int(self.plan.order[output]), output if self.lips else 0)
 
     def _turned(self, own: int, source: int, output: int) -> np.ndarray:
         """Source frame `own` as reference of output frame `output`, which shows source frame `source`: (R, R, 3) u8."""
