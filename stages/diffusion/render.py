@@ -133,8 +133,12 @@ class Renderer(Coder):
         single hairs, is still there and goes back on top. Other models draw all anew, and nothing is kept for them.
         """
         whole = self.encode(x)
-        lost = x - self.first_stage.decode(whole.to(self.dtype)).float() if self.denoiser.config.residual else torch.zeros_like(x)
-        return self.crop(whole), lost
+        return self.crop(whole), self.lost(x, whole)
+
+    @torch.no_grad()
+    def lost(self, x: Tensor, z: Tensor) -> Tensor:
+        """What the latents z (B, C, h, w) of whole views x (B, 3, H, W) do not hold: (B, 3, H, W); see encode_reference."""
+        return x - self.first_stage.decode(z.to(self.dtype)).float() if self.denoiser.config.residual else torch.zeros_like(x)
 
     @torch.no_grad()
     def decode(self, z_masked: Tensor, z: Tensor, lost: Tensor | None = None) -> np.ndarray:

@@ -24,7 +24,7 @@ from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import choose_references, condition_points, crop, lip_shape, mouth_points, paste, scale_of, turn_to
+from stages.faces import choose_references, condition_points, crop, lip_shape, mouth_points, paste, scale_of, turned, turning
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.faces.mask import FEATHER, feathered
 from stages.models.denoiser import Condition
@@ -125,6 +125,7 @@ class Job:
             self.lips = Lips(renderer.denoiser, reference, speech, config.lip_gain) if renderer.denoiser.lips else None
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
+        self._details: dict[int, np.ndarray] = {}
         self._known: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
         self.alpha = feathered(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
@@ -165,11 +166,15 @@ class Job:
         wanted = [self._shown_as(int(output)) for output in outputs]
         known = {key: self._known[key] for key in wanted if key in self._known}
         if fresh := [key for key in dict.fromkeys(wanted) if key not in known]:
+            details = [self._detail(own) for own, _, _ in fresh]
             with self.clock("crop"):
-                pictures = np.stack([self._turned(*key) for key in fresh])
+                fields = [self._turning(*key) for key in fresh]
+                pictures = [_looked_up(self.shown[own], field) for (own, _, _), field in zip(fresh, fields, strict=True)]
+                lost = np.stack([_looked_up(detail, field) for detail, field in zip(details, fields, strict=True)])
             with self.clock("encode latents"):
-                latents, lost = self.renderer.encode_reference(self.renderer.pictures(pictures))
-            known |= zip(fresh, zip(latents, lost, strict=True), strict=True)
+                z = self.renderer.crop(self.renderer.encode(self.renderer.pictures(np.stack(pictures))))
+            rest = torch.from_numpy(lost[:, *self.renderer.view]).permute(0, 3, 1, 2).to(z.device)
+            known |= zip(fresh, zip(z, rest, strict=True), strict=True)
         self._known = known
         return torch.stack([known[key][0] for key in wanted]), torch.stack([known[key][1] for key in wanted])
 
@@ -178,12 +183,22 @@ class Job:
         own = int(self.chosen[output])
         return (own, own, 0) if self.config.reference == "fixed" else (own, int(self.plan.order[output]), output if self.lips else 0)
 
-    def _turned(self, own: int, source: int, output: int) -> np.ndarray:
-        """Source frame `own` as reference of output frame `output`, which shows source frame `source`: (R, R, 3) u8."""
+    def _turning(self, own: int, source: int, output: int) -> np.ndarray | None:
+        """How source frame `own` is warped to be the reference of output frame `output`, which shows source frame `source`."""
         if self.config.reference == "fixed" or (own == source and not self.lips):
-            return self.shown[own]
+            return None
         lips = (self.mouths[own], self.lips.shapes[output]) if self.lips else ()
-        return turn_to(self.shown[own], self.points[own], self.points[source], *lips)
+        return turning(self.renderer.resolution, self.points[own], self.points[source], *lips)
+
+    def _detail(self, own: int) -> np.ndarray:
+        """What the first stage loses of a source frame that others refer to: (R, R, 3) f32, zeros around the view."""
+        if own not in self._details:
+            with self.clock("decode"):
+                x = self.renderer.pictures(self.shown[own][None])
+                lost = np.zeros(self.shown[own].shape, np.float32)
+                lost[self.renderer.view] = self.renderer.lost(x, self.renderer.encode(x))[0].permute(1, 2, 0).cpu().numpy()
+                self._details[own] = lost
+        return self._details[own]
 
     def noise(self, outputs: np.ndarray) -> Tensor:
         """(B, C, h, w) of output frames: a function of the seed and the frame alone."""
@@ -317,6 +332,10 @@ class Job:
             if shot[0] == shot[1]:
                 return before[1]
         return self.references(np.array([output]))[0]
+
+
+def _looked_up(picture: np.ndarray, field: np.ndarray | None) -> np.ndarray:
+    return picture if field is None else turned(picture, field)
 
 
 def _normal(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:

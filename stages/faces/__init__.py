@@ -3,11 +3,11 @@
 from stages.faces.align import TEMPLATE, apply, condition_points, crop, paste, scale_of
 from stages.faces.lips import LIPS, habits, lip_shape, mouth_points, still_habits
 from stages.faces.mask import MaskKind, feathered, mask, window
-from stages.faces.pose import apart, choose_references, lips_apart, turn_to
+from stages.faces.pose import apart, choose_references, lips_apart, turn_to, turned, turning
 from stages.faces.track import FILLED, FOUND, LOST, FaceConfig, FaceTrack, locate_face
 
 __all__ = [
     "FILLED", "FOUND", "LIPS", "LOST", "TEMPLATE", "FaceConfig", "FaceTrack", "MaskKind", "apart", "apply", "choose_references",
     "condition_points", "crop", "feathered", "habits", "lip_shape", "lips_apart", "locate_face", "mask", "mouth_points", "paste",
-    "scale_of", "still_habits", "turn_to", "window",
+    "scale_of", "still_habits", "turn_to", "turned", "turning", "window",
 ]  # fmt: skip

@@ -94,7 +94,19 @@ NOSE = [int(np.flatnonzero(CONDITION_POINTS == p)[0]) for p in range(NOSE_BASE.s
 def turn_to(
     picture: np.ndarray, own: np.ndarray, wanted: np.ndarray, mouth: np.ndarray | None = None, shape: np.ndarray | None = None
 ) -> np.ndarray:
-    """Warp a crop (R, R, 3) u8 whose condition points are `own` (39, 2) so that they come to lie at `wanted` (39, 2): (R, R, 3) u8.
+    """Warp a crop (R, R, 3) whose condition points are `own` (39, 2) so that they come to lie at `wanted` (39, 2), by `turning`."""
+    return turned(picture, turning(picture.shape[0], own, wanted, mouth, shape))
+
+
+def turned(picture: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """A picture (R, R, 3), u8 or f32, looked up at the pixels `field` (R, R, 2)."""
+    return cv2.remap(np.asarray(picture), field[..., 0], field[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def turning(
+    side: int, own: np.ndarray, wanted: np.ndarray, mouth: np.ndarray | None = None, shape: np.ndarray | None = None
+) -> np.ndarray:
+    """Where each pixel of the warped picture looks: (R, R, 2) f32 pixels, R = `side`.
 
     A smoothing thin-plate spline (Wahba 1990): the head's turn moves cheeks and jaw, which no similarity follows. Mouth and
     chin have no points here, so they are carried along and keep their opening; unless the picture's `mouth` (25, 2) is given
@@ -106,15 +118,13 @@ def turn_to(
         own, wanted = np.concatenate([own, mouth]), np.concatenate([wanted, moved])
     stiffness = np.full(len(own), STIFFNESS)
     stiffness[len(CONDITION_POINTS) :] = LIP_STIFFNESS
-    side = picture.shape[0]
     at = np.linspace(-1, 1, GRID)
     nodes = np.stack(np.meshgrid(at, at), -1).reshape(-1, 2)
     # where to look: from a place in the new picture to the place in the old one
     places = ((_spline(wanted, own, stiffness)(nodes) + 1) * side / 2 - 0.5).astype(np.float32).reshape(GRID, GRID, 2)
     # pixel centres lie inside the nodes' square: read the grid where they are
     inner = (((np.arange(side) + 0.5) / side) * (GRID - 1)).astype(np.float32)
-    field = cv2.remap(places, *np.meshgrid(inner, inner), cv2.INTER_LINEAR)
-    return cv2.remap(np.asarray(picture), field[..., 0], field[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(places, *np.meshgrid(inner, inner), cv2.INTER_LINEAR)
 
 
 def _spline(points: np.ndarray, targets: np.ndarray, stiffness: np.ndarray | float) -> Callable[[np.ndarray], np.ndarray]:
