@@ -23,16 +23,15 @@ from stages.runtime import Needs, Report, Runtime
 from stages.training.augment import Look, look
 from stages.training.order import generator
 
-CODE = 4
+CODE = 5
 NEEDS = Needs(cpus=1, gpus=0.25)
 """Turning the references keeps a core busy while the GPU waits: several workers share one."""
 BATCH = 8
 REFERENCE_GAP = 60
 """Frames between target and reference (paper 3.2), or as far as the clip allows."""
-MATCHES = 8
-"""Frames that a reference is the one nearest in pose of."""
-LIP_MATCHES = 32
-"""The same where lips count as well: for every other frame, so that lips are also drawn that no frame has."""
+MATCHES = 24, 96
+"""Frames that a reference is the one nearest in pose (and lips) of, for every other frame: few, so that the network learns to
+make good what the reference lacks, and as many as infer has, so that it does not expect worse ones."""
 TOLD_NOISE = 0.25
 """How far the lips that a reference is given are off the true ones, in the person's deviations: what is heard is off as well."""
 REFERENCES = 0x5EF
@@ -148,14 +147,12 @@ class Turn:
     def __call__(self, frame: int, number: int, look: int) -> tuple[np.ndarray, np.ndarray]:
         """One of a frame's references (R, R, 3) u8, and the shape that its lips were given (4,).
 
-        Of a few frames far away the nearest in pose, for every other frame in pose and lips, turned to the frame's pose and to
-        about its lips.
+        Of some frames far away the nearest in pose and lips, turned to the frame's pose and to about its lips.
         """
         rng = generator(REFERENCES, look, number, frame, *(ord(c) for c in self.id))
         told = self.shapes[frame] + self.off * rng.standard_normal(LIPS, np.float32)
-        alike = self.lips and (number + frame) % 2 == 0
-        drawn = np.array([far_frame(rng, len(self.crops), frame) for _ in range(LIP_MATCHES if alike else MATCHES)])
-        cost = apart(self.points[drawn], self.points[frame]) + (lips_apart(self.shapes[drawn], told) if alike else 0)
+        drawn = np.array([far_frame(rng, len(self.crops), frame) for _ in range(MATCHES[(number + frame) % 2])])
+        cost = apart(self.points[drawn], self.points[frame]) + (lips_apart(self.shapes[drawn], told) if self.lips else 0)
         best = int(drawn[cost.argmin()])
         mouth = (self.mouths[best], told) if self.lips else ()
         return turn_to(self.crops[best], self.points[best], self.points[frame], *mouth), told
