@@ -57,8 +57,8 @@ class LineBar:
         self.begin = self.spoke = time.monotonic()
 
     def advance(self, n: float = 1) -> None:
-        if not self.done and n > 1 and time.monotonic() - self.begin < 0.1:
-            self.first = n  # work of an earlier run: no part of this one's rate
+        if self.done == self.first and n > 1 and time.monotonic() - self.begin < 0.1:
+            self.first += n  # work of an earlier run: no part of this one's rate
         self.done += n
         if time.monotonic() - self.spoke > self.period:
             self._say()

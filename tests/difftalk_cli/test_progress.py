@@ -101,7 +101,8 @@ def test_a_short_bar_says_nothing(capsys: pytest.CaptureFixture[str], time: Cloc
 
 def test_work_of_an_earlier_run_is_no_part_of_the_rate(capsys: pytest.CaptureFixture[str], time: Clock) -> None:
     with LineReporter("info").progress("train", 1000, "steps") as bar:
-        bar.advance(500)  # resumed
+        bar.advance(300)  # resumed
+        bar.advance(200)  # and another part of it
         for _ in range(20):
             time.now += 1
             bar.advance(2)
