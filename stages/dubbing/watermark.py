@@ -21,16 +21,16 @@ SIDE = 256
 WAVES = [(u, v) for u in range(8) for v in range(8) if 0 < u + v <= 7]
 """Half periods across and down."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-STEPS = (3.0, 5.0)
-"""Distance of the lattice's points in grey levels: for large faces, and for small ones, of which less survives."""
-SMALL = 1.2
-"""Crop pixels a source pixel from which on a face is small."""
+STEPS = (3.0, 5.0, 9.0)
+"""Distance of the lattice's points in grey levels: for large faces, and for small and tiny ones, of which less survives."""
+SMALL = (1.2, 1.45)
+"""Crop pixels a source pixel from which on a face is small, and tiny."""
 STICKY = 0.6
 """A wave keeps its point until it is this many steps away from it, so that nothing flickers between two."""
 RATE = 0.4
 """Grey levels a frame that a correction may change by."""
 THRESHOLD = 4.0
-"""Score from which on a mark is said to be there: chance passes it once in 30,000."""
+"""Score from which on a mark is said to be there: chance passes it once in 10,000."""
 
 
 def region(kind: MaskKind) -> MaskKind:
@@ -75,7 +75,7 @@ class Marker:
 
     def __call__(self, crop: np.ndarray, scale: float) -> np.ndarray:
         """The crop (R, R, 3) u8 with its mark; `scale` is crop pixels (of 256) a source pixel."""
-        step = STEPS[scale > SMALL]
+        step = STEPS[int(np.searchsorted(SMALL, scale))]
         found, offset = measure(crop, self.kind), _lattice(step)
         at = (found - offset) / step
         if self.index is None or self.correction is None:
@@ -94,7 +94,7 @@ class Marker:
 
 
 def score(waves: np.ndarray) -> float:
-    """How surely waves (T, K) carry the mark: about normal (0, 1) without it, up to 8 with it; the best of both lattices."""
+    """How surely waves (T, K) carry the mark: about normal (0, 1) without it, up to 8 with it; the best of all lattices."""
     best = -np.inf
     for step in STEPS:
         phase = np.exp(2j * np.pi * (waves - _lattice(step)) / step).mean(0)  # (K,)

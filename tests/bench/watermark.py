@@ -32,7 +32,7 @@ SECONDS = 3.0
 
 def films(folder: Path) -> Iterator[tuple[Path, Reference, int, int]]:
     """(clip, its face, first frame, frames) of every stretch of 3 s in which the face is seen, one of each clip first."""
-    clips = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    clips = sorted(p for p in [folder, *folder.rglob("*")] if p.suffix.lower() in VIDEO_SUFFIXES)
     later: list[tuple[Path, Reference, int, int]] = []
     for path in clips:
         try:
