@@ -1,4 +1,5 @@
-# make demo   install, then raw videos -> trained model -> talking video -> scores, on clips that are made here
+# make demo   install, then a made clip and a photo speak with the model that ships
+# make demo-train   install, then raw videos -> trained model -> talking video -> scores, on clips that are made here
 # make test   install, then the test suite; make test-long: what takes minutes each
 #
 # Needs Python 3.11 or newer with venv, make and git; nothing else, no root, no ffmpeg, no GPU.
@@ -15,7 +16,7 @@ DEMO ?= demo
 BIN = $(VENV)/bin
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -1)
 
-.PHONY: install demo test test-long clean
+.PHONY: install demo demo-train test test-long clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +34,9 @@ endif
 
 demo: install
 	$(BIN)/python -m tests.demo --out $(DEMO)
+
+demo-train: install
+	$(BIN)/python -m tests.demo --train --out $(DEMO)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile

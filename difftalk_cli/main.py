@@ -18,11 +18,13 @@ COMMANDS = {
     "train-vae": "Train the first stage: crops to latents and back.",
     "train": "Train the conditional denoiser.",
     "infer": "Make a person (video or photo) say a recording.",
+    "export": "Copy a trained model without its training states, in half precision.",
     "detect": "Tell whether difftalk made a video: its invisible mark and its metadata.",
     "interpolate": "Raise a video's frame rate with RIFE.",
     "evaluate": "Score generated videos against the true ones.",
     "train-speech": "Train an acoustic model with the contract of DeepSpeech.",
     "weights": "List or fetch third-party weights.",
+    "ui": "Serve a page on this machine to try it on.",
     "doctor": "Print what this machine offers, to paste into a bug report.",
 }
 

@@ -21,10 +21,12 @@ from stages.runtime import Report, Runtime, process_rank
 
 RUNTIME_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "device": (str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
-    "workers": (int, 1, "Processes for per-clip work."),
+    "workers": (int, 1, "Processes for per-clip work; with --ray at most so many in the cluster, 1: as many as it has room for."),
+    "ray": (str | None, None, "Share the clips out over a Ray cluster: auto (the one that this machine belongs to) or its HOST:PORT."),
     "force": (bool, False, "Redo what is already there."),
     "dry_run": (bool, False, "Print what would be done, with the reasons, and change nothing."),
     "shard": (str | None, None, "I/N, counted from 0: only this share of the clips, for cluster arrays."),
+    "merge": (bool, False, "Make nothing: check that all shares are there, and seal the artifact."),
     "offline": (bool, False, "Never fetch anything from the network."),
     "max_minutes": (float | None, None, "Stop cleanly after this long; the same command goes on later."),
     "threads": (int | None, None, "Processor threads of the networks; by default all."),

@@ -8,14 +8,13 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import Any, TextIO
 
 import typer
 
 from stages.errors import DiffTalkError
 from stages.runtime import Report, process_rank
-
 
 Extra = Callable[[Report], dict[str, Any]]
 
@@ -25,7 +24,8 @@ def deliver(
 ) -> None:
     """Run `work` and leave with its exit code (see difftalk_cli.main.main). `extra` adds keys to what --json prints."""
     try:
-        report = work()
+        with redirect_stdout(sys.stderr):  # what libraries say (Ray's news of lost nodes) is no result
+            report = work()
     except DiffTalkError as error:
         tell(f"error: {error}")
         if debug:

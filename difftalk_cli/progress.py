@@ -48,6 +48,8 @@ class LineReporter(Reporter):
 class LineBar:
     """Says how far it is every LINE_SECONDS."""
 
+    period = LINE_SECONDS
+
     def __init__(self, reporter: LineReporter, title: str, total: float | None, unit: str):
         self.reporter, self.title, self.total, self.unit = reporter, title, total, unit
         self.done, self.text = 0.0, ""
@@ -58,7 +60,7 @@ class LineBar:
         if not self.done and n > 1 and time.monotonic() - self.begin < 0.1:
             self.first = n  # work of an earlier run: no part of this one's rate
         self.done += n
-        if time.monotonic() - self.spoke > LINE_SECONDS:
+        if time.monotonic() - self.spoke > self.period:
             self._say()
 
     def note(self, text: str) -> None:
@@ -68,11 +70,19 @@ class LineBar:
         if time.monotonic() - self.begin > 1:
             self._say()
 
+    def rate(self) -> float:
+        """Units a second in this run."""
+        return (self.done - self.first) / max(1e-9, time.monotonic() - self.begin)
+
+    def left(self, rate: float) -> float | None:
+        """Seconds until the end, None where that cannot be told."""
+        return (self.total - self.done) / rate if self.total and rate > 0 and self.done < self.total else None
+
     def _say(self) -> None:
-        self.spoke = time.monotonic()
-        rate = (self.done - self.first) / max(1e-9, self.spoke - self.begin)
+        self.spoke, rate = time.monotonic(), self.rate()
         share = f"{int(self.done)}/{self.total:.0f}" if self.total else f"{int(self.done)}"
-        left = f", {clock((self.total - self.done) / rate)} left" if self.total and rate > 0 and self.done < self.total else ""
+        seconds = self.left(rate)
+        left = "" if seconds is None else f", {clock(seconds)} left"
         note = f", {self.text}" if self.text else ""
         self.reporter.log(f"{self.title}: {share} {self.unit}, {rate:.3g}/s{left}{note}")
 

@@ -32,6 +32,10 @@ class ArtifactError(DiffTalkError):
     exit_code = 3
 
 
+class BusyError(ArtifactError):
+    """Somebody else is writing there just now."""
+
+
 class DiskError(ArtifactError):
     """The output cannot be written: a full or read-only disk, no permission. No clip's fault: it ends the run."""
 

@@ -14,7 +14,6 @@ and the artifact, for all of them together, scores.json, per_clip.jsonl and repo
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,9 +41,9 @@ from stages.media.pairs import VideoPair, find_pairs
 from stages.media.probe import probe
 from stages.metrics import statistics
 from stages.metrics.names import METRICS, MODEL_ROWS, ROWS, result_names
-from stages.metrics.scoring import EXPERT, How, Job, score_pair
+from stages.metrics.scoring import How, Job, score_pair
 from stages.metrics.settings import settings
-from stages.runtime import Report, Runtime
+from stages.runtime import Needs, Report, Runtime
 
 CODE = 2
 METHOD = "generated"
@@ -139,7 +138,8 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime) -> Report:
         todo = store.plan(_units(pairs, config, inputs, store.digests))
         if runtime.dry_run:
             return store.seal()
-        run_units(store, _prepare(todo, config, inputs, runtime), score_pair, title="evaluate", unit="clips", size=lambda unit: 1.0)
+        todo = _prepare(todo, config, inputs, runtime)
+        run_units(store, todo, score_pair, title="evaluate", unit="clips", size=lambda unit: 1.0, needs=_needs(inputs, config))
         if runtime.shard:
             return store.seal()
         _forget_others(store)
@@ -251,22 +251,29 @@ def _weights(config: Config, inputs: Inputs) -> list[Weight]:
     if config.landmarks == "face-alignment":
         used.append(Weight("face-alignment", "2DFAN4, fetched by face-alignment", "BSD-3-Clause"))
     if "sync" in config.chosen:
-        name, path, licence = sync_expert(inputs.syncnet)
+        name, path, licence = sync_meter(inputs.syncnet)
         if not path.is_file():
             raise InputError(f"--syncnet {path}: no such file; it is syncnet_v2.model of the SyncNet release")
         used.append(Weight(name, file_digest(path), licence))
     return used
 
 
-def sync_expert(syncnet: Path | None) -> tuple[str, Path, str]:
-    """(name, weights, licence) of what measures sync: SyncNet where its weights are given, else what ships."""
+def sync_meter(syncnet: Path | None) -> tuple[str, Path, str]:
+    """(name, weights, licence) of what measures sync: SyncNet where its weights are given, else the shipped acoustic model."""
     if syncnet is not None:
         return "syncnet", Path(syncnet), "unknown: given by the user"
     from stages.speech.encoder import BUNDLED
 
-    if EXPERT.is_file():
-        return "difftalk-sync", EXPERT, "Apache-2.0 (difftalk)"
     return "lip-opening", BUNDLED, "Apache-2.0 (difftalk)"
+
+
+def _networks(inputs: Inputs, config: Config) -> bool:
+    """Whether anything runs that a GPU makes faster."""
+    return bool({"lpips", "vgg"} & set(config.chosen) or inputs.model or inputs.syncnet)
+
+
+def _needs(inputs: Inputs, config: Config) -> Needs:
+    return Needs(cpus=1, gpus=0.25 if _networks(inputs, config) else 0.0)
 
 
 def _prepare(todo: list[Unit], config: Config, inputs: Inputs, runtime: Runtime) -> list[Unit]:
@@ -275,10 +282,10 @@ def _prepare(todo: list[Unit], config: Config, inputs: Inputs, runtime: Runtime)
         return todo
     paths = {name: weights.locate(name, offline=runtime.offline, reporter=runtime.reporter) for name in _names(config)}
     lpips = {network: tuple(paths[f] for f in files) for network, files in LPIPS_FILES.items() if files[0] in paths}
-    networks = bool(lpips or inputs.model or inputs.syncnet)
-    device = str(runtime.torch_device()) if networks else "cpu"
-    workers = min(runtime.workers, len(todo))
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+    # A cluster's workers look for devices of their own: this machine may have none, or others.
+    device = "cpu" if not _networks(inputs, config) else runtime.device if runtime.ray else str(runtime.torch_device())
+    alone = runtime.ray is None and min(runtime.workers, len(todo)) == 1
+    threads = None if alone else runtime.threads_of_a_worker(_needs(inputs, config))
     shared = {"lpips": lpips, "device": device, "threads": threads, "model": inputs.model, "syncnet": inputs.syncnet}
     return [replace(u, payload=replace(u.payload, **shared)) for u in todo]
 
@@ -309,7 +316,7 @@ def _collect(store: Store, config: Config, inputs: Inputs, methods: list[str]) -
         for note in facts["notes"] if unit.payload.method not in ROWS else ():
             store.log(f"{unit.source}: {note}")
         rows.append({**row, **{key: facts[key] for key in ("metrics", "frames", "fps", "sound", "notes", "problems", "files")}})
-    expert = sync_expert(inputs.syncnet)[0]
+    expert = sync_meter(inputs.syncnet)[0]
     return {
         "methods": {method: _means(rows, method, config) for method in methods},
         "clips": rows,

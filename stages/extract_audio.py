@@ -8,7 +8,6 @@ A clip's folder features/<id>/ holds, for the T frames that preprocess kept:
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,13 +19,14 @@ import numpy as np
 from stages.artifacts import Clip, Draft, Input, Store, Unit, Weight, new_array, read_artifact, run_units
 from stages.errors import ArtifactError, DiffTalkError, InputError, UsageError
 from stages.media.audio import read_audio
-from stages.runtime import Report, Runtime
+from stages.runtime import Needs, Report, Runtime
 from stages.shapes import SAMPLE_RATE, WINDOW_ROWS
 from stages.speech.encoder import Encoder, open_encoder
 from stages.speech.graph import Output
 from stages.speech.windows import stored_neighbours, windows_at
 
 CODE = 1
+NEEDS = Needs(cpus=1, gpus=0.25)
 
 CHUNK_FRAMES = 2000
 """Windows written at once: a two-hour clip never lies in memory."""
@@ -73,7 +73,7 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
     """
     inputs = Path(inputs)
     clips = read_artifact(inputs, "clips")
-    threads = 0 if runtime.workers == 1 else max(1, (os.cpu_count() or 1) // runtime.workers)
+    threads = runtime.threads_of_a_worker(NEEDS)
     # Before the store opens: a wrong model must not unseal anything.
     encoder = open_encoder(config.encoder, config.model, runtime, threads=threads, output=config.features)
     runtime.reporter.log(f"encoder {encoder.name}: {encoder.features} features at {encoder.rows_hz} Hz on {encoder.place}")
@@ -90,8 +90,8 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
         weights=encoder.weights, unit_config=UNIT_CONFIG,
     ) as store:  # fmt: skip
         # An open model cannot be sent to another process: workers open their own, this process uses the one it has.
-        task = make_features if runtime.workers > 1 else functools.partial(make_features, encoder=encoder)
-        run_units(store, store.plan(units), task, title="extract-audio", unit="frames", size=_frames)
+        task = make_features if runtime.elsewhere else functools.partial(make_features, encoder=encoder)
+        run_units(store, store.plan(units), task, title="extract-audio", unit="frames", size=_frames, needs=NEEDS)
         facts = {"encoder": encoder.name, "features": encoder.features, "rows_hz": encoder.rows_hz, "window": WINDOW_ROWS}
         facts |= {"output": config.features} if encoder.name == "deepspeech" else {}
         return store.seal(facts=facts)

@@ -7,35 +7,57 @@ pixel is the source's. Frames, fps, size and colour tags are the reference's; th
 from __future__ import annotations
 
 import csv
+import functools
+import time
+import traceback
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stages.artifacts import Input, Store, Unit, config_dict, digest_json, explain, file_digest, refuse_bad_place, write_atomic, write_json
+from stages.artifacts import (
+    Call,
+    Input,
+    Store,
+    Unit,
+    config_dict,
+    digest_json,
+    explain,
+    file_digest,
+    refuse_bad_place,
+    run_calls,
+    write_atomic,
+    write_json,
+)
 from stages.artifacts.files import read_json
 from stages.artifacts.fingerprint import make_key
-from stages.dubbing.model import load_model
+from stages.artifacts.parallel import Tick
+from stages.dubbing.model import find_model, load_model
 from stages.dubbing.parts import Parts
 from stages.dubbing.plan import make_plan
 from stages.dubbing.reference import Reference, open_reference
 from stages.dubbing.speech import Speech
-from stages.errors import DiffTalkError, DiskError, InputError, UsageError
+from stages.errors import BusyError, DiffTalkError, InputError, UsageError
 from stages.faces import LOST, FaceConfig
 from stages.faces.detect import LandmarkTool
+from stages.faces.mask import FEATHER
 from stages.media.feed import open_feed
 from stages.media.frames import FrameWriter
 from stages.media.join import join
-from stages.media.probe import probe
+from stages.media.probe import MediaInfo, probe
 from stages.media.video import VIDEO_SUFFIXES, VideoWriter
-from stages.runtime import Report, Runtime
+from stages.runtime import Needs, Report, Reporter, Runtime
 
 if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
     from stages.dubbing.job import Clock, Job
 
 CODE = 2
+NEEDS = Needs(cpus=4, gpus=1)
+LEASE_SECONDS = 150.0
+"""How long a file server may keep the locks of a machine that is gone: NFS 90 s."""
 METADATA = {"comment": "Speech animation generated with difftalk: the mouth in this video is synthetic."}
 NO_MARK = (
     "--no-watermark: the mark exists so that people can find out that this mouth is synthetic; without it, say so yourself "
@@ -43,16 +65,23 @@ NO_MARK = (
 )
 
 
+SAMPLING: dict[str, Any] = {"steps": 10, "strength": 1.0}
+"""What a model may say itself, and what is done where it does not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What the video depends on."""
 
-    steps: int = 10
-    """Denoising steps a frame; the paper takes 200."""
+    steps: int | None = None
+    """Denoising steps a frame; by default what the model was found to need, else 10 (the paper takes 200)."""
     sampler: Literal["ddim", "dpm++"] = "ddim"
     """DDIM (the paper) or DPM-Solver++."""
     guidance: float = 1.0
     """How strongly the sound leads: 1 as trained, above 1 exaggerated (twice the work; for models trained with audio dropout)."""
+    strength: float | None = None
+    """Share of the noise that drawing starts from: 1 draws all anew, less keeps more of the reference (0 to 1); by default the
+    model's own, else 1."""
     lip_gain: float = 1.0
     """How far the lips move: 1 as the person's usually do, 0 not at all, above 1 exaggerated (for models with --lips on)."""
     noise: Literal["fixed", "shared", "free"] = "fixed"
@@ -73,6 +102,8 @@ class Config:
     """Seconds without a face that are bridged; longer ones pass through unchanged."""
     max_turn: float = 0.4
     """How far a face may look aside (0 to the camera, 0.5 in profile); frames beyond pass through unchanged."""
+    feather: float = FEATHER
+    """Width of the mask's soft edge, as a share of the face crop's side; it lies inside the mask, 0 is a hard edge."""
     match_colours: bool = True
     """Move the mouth's colours so that they meet the source's at the seam."""
     keep_detail: bool = True
@@ -95,14 +126,22 @@ class Config:
     def __post_init__(self) -> None:
         least_1, least_0 = ("steps", "batch", "lanes"), ("face", "seed", "start", "guidance", "lip_gain", "max_turn")
         for name, least in [(n, 1) for n in least_1] + [(n, 0) for n in least_0]:
-            if getattr(self, name) < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise UsageError(f"--strength {self.strength}: must be above 0 and at most 1")
+        if not 0 <= self.feather <= 0.2:
+            raise UsageError(f"--feather {self.feather}: must be between 0 and 0.2")
         if not 0 <= self.crf <= 51:
             raise UsageError(f"--crf {self.crf}: must be between 0 and 51")
         if self.end is not None and self.end <= self.start:
             raise UsageError(f"--end {self.end}: must be after --start {self.start}")
         if self.lossless and self.codec != "h264":
             raise UsageError("--lossless: is H.264; leave --codec away")
+
+    def filled(self, sampling: dict[str, Any]) -> Config:
+        """With what is left open from the model's own settings (config.json, `sampling`)."""
+        return replace(self, **{k: sampling.get(k, v) for k, v in SAMPLING.items() if getattr(self, k) is None})
 
     @property
     def faces(self) -> FaceConfig:
@@ -139,16 +178,15 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime, *, preview:
     if preview:
         out = out.with_suffix(".png")
     _check_paths(inputs, out, preview)
-    media = probe(inputs.audio)
-    if media.audio is None:
-        raise InputError(f"{inputs.audio}: no audio track; give a file with sound as --audio")
+    media = open_sound(inputs.audio)
     if runtime.dry_run:
         if not Path(inputs.reference).is_dir():
             feed = open_feed(Path(inputs.reference))
-            log(f"make {out}: {config.steps} steps a frame at {feed.fps} fps, {feed.size[0]}x{feed.size[1]}")
+            log(f"make {out}: {feed.fps} fps, {feed.size[0]}x{feed.size[1]}")
         return Report(out=out)
     with clock("load"):
         renderer, described, model = loaded or load_model(inputs.model, runtime)
+    config = config.filled(described.get("sampling", {}))
     key = _key(config, inputs, model)
     if not preview and out.suffix and (reason := _why(out, key, runtime)) is not None:
         if not reason:
@@ -173,26 +211,93 @@ def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime, *, preview:
     return Report(out=out, done=1, facts=facts)
 
 
+def open_sound(path: Path) -> MediaInfo:
+    """What the recording at `path` holds. Raises InputError when it has no sound or cannot be read."""
+    media = probe(path)
+    if media.audio is None:
+        raise InputError(f"{path}: no audio track; give a file with sound as --audio")
+    return media
+
+
 def run_list(config: Config, path: Path, model: Path | None, runtime: Runtime) -> Report:
     """Every job of the table `path`: tab-separated with a header; columns audio, ref, out and, if wanted, any setting's name.
 
     Paths are taken from the table's folder. A job that fails is reported and the rest go on; one that is done is skipped.
+    With several workers or a cluster each job is done by one of them; with a shard, only its share of the jobs is done.
     """
     jobs = read_list(path, config)
-    report = Report(out=path.parent)
-    loaded = None if runtime.dry_run else load_model(model, runtime)
+    report, here = Report(out=path.parent), not runtime.elsewhere or runtime.dry_run
+    single = replace(runtime, workers=1, ray=None, shard=None)
+    if here:
+        work = functools.partial(draw_job, loaded=None if runtime.dry_run else load_model(model, single))
+        arguments, engine, shown = (single,), single, Reporter()  # a job draws its own bar
+    else:
+        find_model(model)  # now: a wrong one would fail every job
+        work, arguments, engine, shown = draw_job, (replace(single, reporter=Reporter()),), runtime, runtime.reporter
+    calls = []
     for number, (settings, inputs, out) in enumerate(jobs, 1):
-        runtime.reporter.log(f"job {number} of {len(jobs)}: {out}")
-        try:
-            one = run(settings, replace(inputs, model=model), out, runtime, loaded=loaded)
-        except DiskError:
-            raise
-        except DiffTalkError as error:
-            runtime.reporter.warn(f"{out}: {error}")
-            report.failed[str(out)] = str(error)
-            continue
-        report.done, report.skipped = report.done + one.done, report.skipped + one.skipped
+        if runtime.shard is None or int(digest_json(str(out)), 16) % runtime.shard[1] == runtime.shard[0]:
+            name = f"job {number} of {len(jobs)}: {out}"
+            calls.append(Call(str(out), work, (settings, replace(inputs, model=model), out, *arguments, name), name=name))
+    with (
+        shown.progress("infer", len(calls), "videos") as bar,
+        closing(run_calls(calls, engine, NEEDS, bar, jobs[0][2].parent)) as ended,
+    ):
+        for call, outcome in ended:
+            if isinstance(outcome, Exception):
+                _note_failure(report, call.id, outcome, runtime)
+                continue
+            one, lines = outcome
+            for line in lines:
+                runtime.reporter.log(f"{call.id}: {line}")
+            report.done, report.skipped = report.done + one.done, report.skipped + one.skipped
     return report
+
+
+def draw_job(
+    config: Config, inputs: Inputs, out: Path, runtime: Runtime, name: str, tick: Tick, loaded: Loaded | None = None
+) -> tuple[Report, list[str]]:
+    """One job of a table, and what it had to say; `loaded` is the model of this process, else a worker's own is opened."""
+    if loaded or runtime.dry_run:
+        runtime.reporter.log(name)
+        return run(config, inputs, out, runtime, loaded=loaded), []
+    kept = Kept()
+    loaded = _worker_model(inputs.model, runtime.device, runtime.threads, runtime.dtype, runtime.compile)
+    deadline = time.monotonic() + LEASE_SECONDS
+    while True:
+        try:
+            return run(config, inputs, out, replace(runtime, reporter=kept), loaded=loaded), kept.lines
+        except BusyError:  # a worker on a lost node began it, and the file server still keeps its lock
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2)
+
+
+class Kept(Reporter):
+    """Keeps what a worker has to say for the driver."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, message: str) -> None:
+        self.lines.append(message)
+
+    def warn(self, message: str) -> None:
+        self.lines.append(f"warning: {message}")
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_model(model: Path | None, device: str, threads: int | None, dtype: Any, compile: bool) -> Loaded:
+    """The model of a worker process, opened once for all its jobs."""
+    return load_model(model, Runtime(device=device, threads=threads, dtype=dtype, compile=compile))
+
+
+def _note_failure(report: Report, out: str, error: Exception, runtime: Runtime) -> None:
+    told = str(error) if isinstance(error, DiffTalkError) else f"{type(error).__name__}: {error}"
+    runtime.reporter.warn(f"{out}: {told}")
+    if not isinstance(error, DiffTalkError):  # a bug: one job's must not end the others, but is to be found
+        runtime.reporter.log("".join(traceback.format_exception(error)))
+    report.failed[out] = told
 
 
 def read_list(path: Path, config: Config) -> list[tuple[Config, Inputs, Path]]:
@@ -228,7 +333,7 @@ def _typed(config: Config, name: str, text: str, where: str) -> Any:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
         if "Path" in hint:
             return Path(text)
-        return int(text) if hint == "int" else float(text) if "float" in hint else text
+        return int(text) if hint.startswith("int") else float(text) if "float" in hint else text
     except (ValueError, KeyError):
         raise UsageError(f"{where}: {name} cannot be {text!r}") from None
 

@@ -13,16 +13,19 @@ A clip's folder holds, for its T usable frames:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from stages.artifacts import Clip, DigestCache, Draft, Input, Store, Unit, Weight, digest_json, new_array, run_units
+from stages.artifacts import Clip, Draft, Input, Store, Unit, Weight, digest_json, new_array, run_units
 from stages.artifacts.read import read_clip
 from stages.errors import InputError, UsageError
 from stages.faces.detect import LandmarkTool
@@ -30,10 +33,19 @@ from stages.media.audio import read_audio, write_wav
 from stages.media.probe import MediaInfo, probe
 from stages.media.sources import Source, find_sources
 from stages.media.video import VideoReader
-from stages.runtime import Report, Reporter, Runtime
+from stages.runtime import Needs, Report, Reporter, Runtime
 from stages.shapes import SAMPLE_RATE
 
+if TYPE_CHECKING:
+    from stages.faces.detect import FaceFinder
+
 CODE = 1
+NEEDS = Needs(cpus=1)
+READERS = 8
+"""Sources read at once before the clips are made: a disk of many machines answers slowly, but many."""
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +103,12 @@ def run(config: Config, inputs: Sequence[Path], out: Path, runtime: Runtime) -> 
     with Store(
         out, kind="clips", stage="preprocess", code=CODE, config=config, runtime=runtime, weights=weights, unit_config=UNIT_CONFIG
     ) as store:
-        units = [_unit(source, store.digests, config) for source in sources]
-        todo = [_with_media(unit) for unit in store.plan(units)]
-        run_units(store, todo, make_clip, title="preprocess", unit="s of video", size=_seconds)
+        mine = [source for source in sources if store.is_mine(_share(source))]
+        paths = list(dict.fromkeys(source.path for source in mine))
+        digests = dict(zip(paths, _at_once(store.digests.digest, paths, "read sources", runtime.reporter), strict=True))
+        todo = store.plan([_unit(source, digests[source.path], config) for source in mine])
+        todo = _at_once(_with_media, todo, "probe", runtime.reporter)
+        run_units(store, todo, make_clip, title="preprocess", unit="s of video", size=_seconds, needs=NEEDS)
         return store.seal(facts=lambda ids: split_facts([read_clip(store.units / id) for id in ids], config))
 
 
@@ -106,12 +121,28 @@ def _weights(config: Config, runtime: Runtime) -> list[Weight]:
     return [Weight(w.name, w.sha256, w.licence) for w in found] + (extra if config.landmarks == "face-alignment" else [])
 
 
-def _unit(source: Source, digests: DigestCache, config: Config) -> Unit:
-    digest = digests.digest(source.path)
+def _at_once(work: Callable[[T], S], items: Sequence[T], title: str, reporter: Reporter) -> list[S]:
+    """`work` of every item, in order; several wait for the disk at once."""
+    done: list[S] = []
+    with reporter.progress(title, len(items), "files") as bar, ThreadPoolExecutor(READERS) as pool:
+        results: Iterable[S] = pool.map(work, items)
+        for result in results:
+            done.append(result)
+            bar.advance(1)
+    return done
+
+
+def _share(source: Source) -> str:
+    """By its name as it was given, so that a shard need not read the sources of others."""
+    return f"{source.path} from {source.start}"
+
+
+def _unit(source: Source, digest: str, config: Config) -> Unit:
     part = [] if source.seconds is None else [Input("part", "interval", digest_json([source.start, source.seconds, source.box]))]
     # A stem may hold anything; an id is a folder's name on any system.
     stem = re.sub(r"[^\w.+-]+", "_", source.stem).strip("._")[:80] or "clip"
-    return Unit(f"{stem}-{digest[:8]}", (Input("video", "file", digest), *part), Job(source, None, config), str(source.path.name))
+    inputs = (Input("video", "file", digest), *part)
+    return Unit(f"{stem}-{digest[:8]}", inputs, Job(source, None, config), str(source.path.name), _share(source))
 
 
 def _with_media(unit: Unit) -> Unit:
@@ -120,7 +151,7 @@ def _with_media(unit: Unit) -> Unit:
         media = probe(job.source.path)
     except InputError:
         return unit  # told by make_clip, where it is recorded
-    return Unit(unit.id, unit.inputs, Job(job.source, media, job.config), unit.source)
+    return replace(unit, payload=replace(job, media=media))
 
 
 def _seconds(unit: Unit) -> float:
@@ -129,6 +160,14 @@ def _seconds(unit: Unit) -> float:
 
 
 # -- one clip
+
+
+@functools.lru_cache(maxsize=1)
+def _finder(tool: LandmarkTool) -> FaceFinder:
+    """Read once a process: its 122 MB take a second, as long as a short clip."""
+    from stages.faces.detect import make_finder
+
+    return make_finder(tool)
 
 
 def make_clip(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
@@ -150,7 +189,7 @@ def make_clip(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
     )
     half = 0.5 / float(fps)  # each of the two passes is half of the work
     faces = FaceConfig(landmarks=config.landmarks, face=config.face, max_gap=config.max_gap)
-    track = locate_face(_pictures(reader, source, lambda: tick(half)), float(fps), faces, Reporter())
+    track = locate_face(_pictures(reader, source, lambda: tick(half)), float(fps), faces, Reporter(), _finder(config.landmarks))
     total, warnings = reader.frames_read, [f"damaged: {reader.warning}"] if reader.warning else []
     heard = _speech(source, media, draft.path, total / fps)
     limit = total if heard is None else min(total, math.floor(heard * fps + 0.5))

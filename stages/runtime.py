@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,6 +56,16 @@ def process_count() -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What one worker of a stage takes from a cluster; each stage declares its own."""
+
+    cpus: int = 1
+    """Processor cores, and the threads that its networks get."""
+    gpus: float = 0.0
+    """Share of a GPU, where the cluster has some and --device lets it use them; 0: it has no use for one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """How to run, not what to make."""
 
@@ -68,6 +79,10 @@ class Runtime:
     """Print the plan and change nothing."""
     shard: tuple[int, int] | None = None
     """(i, n) with 0 <= i < n: only the clips of this share, for cluster arrays."""
+    merge: bool = False
+    """Make nothing: check that the shards have made everything, and seal."""
+    ray: str | None = None
+    """Share the clips out over a Ray cluster: auto (the one that this machine belongs to) or its HOST:PORT."""
     offline: bool = False
     """Never fetch anything from the network."""
     threads: int | None = None
@@ -91,8 +106,23 @@ class Runtime:
             raise UsageError(f"--threads {self.threads}: needs at least 1")
         if self.accumulate < 1:
             raise UsageError(f"--accumulate {self.accumulate}: needs at least 1")
+        if self.merge and (self.shard or self.force):
+            raise UsageError(f"--merge makes nothing: leave {'--shard' if self.shard else '--force'} away")
+        if self.ray is not None and self.ray != "auto" and not re.fullmatch(r"[^/\s]+:\d+", self.ray):
+            raise UsageError(f"--ray {self.ray}: needs auto or HOST:PORT, on a machine of the cluster; Ray's client (ray://) will not do")
         if self.shard and not 0 <= self.shard[0] < self.shard[1]:
             raise UsageError(f"--shard {self.shard[0]}/{self.shard[1]}: needs I/N with 0 <= I < N")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether clips are made by other processes than this one, which open their networks themselves."""
+        return self.workers > 1 or self.ray is not None
+
+    def threads_of_a_worker(self, needs: Needs) -> int:
+        """Processor threads for the networks of one worker process; 0: this process alone, which may use them all."""
+        if self.ray is not None:
+            return needs.cpus
+        return 0 if self.workers == 1 else max(1, (os.cpu_count() or 1) // self.workers)
 
     def torch_device(self) -> Any:
         """The torch.device to use. Raises UsageError when a named device is absent."""

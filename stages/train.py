@@ -20,6 +20,7 @@ from stages.training import ranks
 from stages.training.settings import require_counts, require_resolution
 
 if TYPE_CHECKING:
+    from stages.diffusion.render import Coder
     from stages.models.denoiser import Denoiser, DenoiserConfig
 
 CODE = 1
@@ -28,7 +29,7 @@ Preset = Literal["tiny", "compact", "paper"]
 # preset      steps   batch rate    ema     warm-up clip  T     mask          reference and how many, previous, looks, deaf, noise
 TRAINING = {
     "tiny": (3000, 24, 4e-4, 0.995, 100, 1.0, 1000, "lower-face", "matched", 2, 0.25, 1, 0.0, 0.2),
-    "compact": (60_000, 64, 2e-4, 0.9995, 500, 1.0, 1000, "lower-face", "matched", 3, 0.25, 4, 0.1, 0.2),
+    "compact": (40_000, 24, 6e-4, 0.999, 200, 1.0, 1000, "lower-face", "matched", 1, 0.1, 2, 0.1, 0.2),
     "paper": (100_000, 64, 6.4e-5, 0.9999, 1, 0.1, 1000, "paper", "fixed", 0, 0.0, 1, 0.0, 0.0),
 }
 
@@ -91,6 +92,9 @@ class Config:
     """Weight of an L1 + LPIPS term between decoded pictures, for fine-tuning (costs a decode for each sample)."""
     pixel_noise: float = 0.5
     """The pixel term is taken where the noise is at most this share (sqrt(1 - alpha_bar)) of the signal's scale."""
+    one_step: float = 0.0
+    """Share of samples that see noise alone and must draw z_0 at once: fine-tunes a model for `infer --steps 1`; the pixel term holds
+    for them too."""
     steps: int | None = None
     """Optimiser steps."""
     batch: int | None = None
@@ -118,6 +122,8 @@ class Config:
         require_counts(self, "steps", "batch", "diffusion_steps", "looks", "save_every", "validate_every")
         if self.pixel_weight < 0 or not 0 < self.pixel_noise <= 1:
             raise UsageError("--pixel-weight: must be at least 0; --pixel-noise: above 0 and at most 1")
+        if not 0 <= self.one_step <= 1:
+            raise UsageError(f"--one-step {self.one_step}: must be between 0 and 1")
         if self.conditions.replace(",", "").strip("almr") or not self.conditions:
             raise UsageError(f"--conditions {self.conditions}: must be some of a,l,m,r")
 
@@ -150,21 +156,26 @@ class Config:
         return config
 
 
-def run(config: Config, inputs: Inputs, out: Path | None, runtime: Runtime) -> Report:
-    """Train the denoiser in `out`, by default work/denoiser-<resolution>.
+def run(config: Config, inputs: Inputs, out: Path | None, runtime: Runtime, *, latents_only: bool = False) -> Report:
+    """Train the denoiser in `out`, by default work/denoiser-<resolution>; or make its latent cache only.
 
     Raises ArtifactError when clips, features or first stage are missing or do not belong together.
     """
+    if (runtime.shard or runtime.merge) and not latents_only:
+        raise UsageError("--shard and --merge share out the latent cache: give --latents-only with them")
     work_root = Path(inputs.work)
     work = read_artifact(work_root, "clips")
     config = config.resolved(work.config["resolution"])
-    features = read_artifact(Path(inputs.features or work_root / "features"), "features")
+    features = read_artifact(Path(inputs.features or work_root / "features"), "features") if not latents_only else None
     init = read_artifact(Path(inputs.init), "denoiser") if inputs.init else None
     own = init.root / "first-stage" if init else work_root / f"vae-{config.resolution}"
     vae = read_artifact(Path(inputs.vae or own), "vae")
-    _check_features(work, features)
+    if features:
+        _check_features(work, features)
     if vae.config["resolution"] != config.resolution:
         raise ArtifactError(f"{vae.root} was trained at {vae.config['resolution']} px, the clips are {config.resolution} px")
+    if features is None:
+        return _latents(config, work, vae, runtime)
     root = Path(out) if out else work_root / f"denoiser-{config.resolution}"
     sources = [Input(r, r, a.digest) for r, a in (("clips", work), ("features", features), ("vae", vae))]
     sources += [Input("init", "denoiser", init.digest)] if init else []
@@ -238,7 +249,6 @@ def _train(
     from stages.training.checkpoint import load_first_stage, save_weights
     from stages.training.crops import ClipSet, split_clips
     from stages.training.denoising import DenoisingTask
-    from stages.training.latents import cache_latents
     from stages.training.loop import LoopConfig, fit
 
     device, root = runtime.torch_device(), store.root
@@ -247,19 +257,7 @@ def _train(
     model = Denoiser(_shape(config, features, first_stage.channels)).to(device)
     schedule = Schedule(steps=config.diffusion_steps, prediction=config.prediction)
     renderer = Renderer(first_stage, model, schedule, config.mask, config.resolution)
-    # Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents.
-    looks = f"-{config.looks}-looks" if config.looks > 1 else ""
-    told = config.lips == "on" and config.reference == "matched"
-    turned = f"-{config.references}-references{'-lips' if told else ''}" if config.references else ""
-    latents_root = work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}{turned}"
-    counts = {"looks": config.looks, "references": config.references, "lips": told}
-    quiet = replace(runtime, force=False, shard=None)
-    if process_count() > 1:  # each process encodes its share, then the first seals
-        cache_latents(renderer, work, vae, latents_root, replace(quiet, shard=(process_rank(), process_count())), **counts)
-        ranks.wait()
-    if process_rank() == 0 and cache_latents(renderer, work, vae, latents_root, quiet, **counts).failed:
-        raise ArtifactError(f"{latents_root}: some clips could not be encoded, see failures.jsonl there")
-    ranks.wait()
+    latents = _all_latents(config, work, vae, renderer, runtime)
     train = split_clips(work, "train")
     if model.config.lips:
         _everybodys_lips(model, train)
@@ -270,7 +268,9 @@ def _train(
         _normalise_audio(model, [features.clips[c.id] for c in train])
     sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
     perceptual = load_lpips("alex", runtime).to(device) if config.pixel_weight else None
-    task = DenoisingTask(model, renderer, *sets, read_artifact(latents_root, "latents"), features, config, perceptual)
+    task = DenoisingTask(model, renderer, *sets, latents, features, config, perceptual)
+    if model.config.residual and not init:
+        model.residual_scale.fill_(task.measure_scale())
     key = store.open_for_training()
     ranks.wait()  # the first has taken the manifest away
     outcome = fit(task, LoopConfig.of(config), root, runtime, key)
@@ -287,6 +287,43 @@ def _train(
     }
     files = ["model.safetensors", "config.json", "first-stage/model.safetensors", "first-stage/config.json"]
     return store.seal(files, facts)
+
+
+def _latents_root(config: Config, work: Artifact, vae: Artifact) -> Path:
+    """Beside the clips, not in `out`: trainings that share a first stage and a mask share their latents."""
+    looks = f"-{config.looks}-looks" if config.looks > 1 else ""
+    turned = f"-{config.references}-references{'-lips' if _told_lips(config) else ''}" if config.references else ""
+    half = f"-{config.precision}" if config.precision != "no" else ""
+    return work.root / f"latents-{config.resolution}-{config.mask}-{vae.digest[:8]}{looks}{turned}{half}"
+
+
+def _told_lips(config: Config) -> bool:
+    return config.lips == "on" and config.reference == "matched"
+
+
+def _latents(config: Config, work: Artifact, vae: Artifact, runtime: Runtime, coder: Coder | None = None) -> Report:
+    """Make or complete the latent cache."""
+    from stages.diffusion.render import Coder
+    from stages.training.checkpoint import load_first_stage
+    from stages.training.latents import cache_latents
+
+    if coder is None:
+        device = "cpu" if runtime.elsewhere else runtime.torch_device()
+        coder = Coder(load_first_stage(vae.root).to(device), config.mask, config.resolution)
+    counts = {"looks": config.looks, "references": config.references, "lips": _told_lips(config), "precision": config.precision}
+    return cache_latents(coder, work, vae, _latents_root(config, work, vae), runtime, **counts)
+
+
+def _all_latents(config: Config, work: Artifact, vae: Artifact, coder: Coder, runtime: Runtime) -> Artifact:
+    """The latent cache, whole, before training: made by all its processes, or by the cluster of --ray."""
+    runtime = replace(runtime, force=False)
+    if process_count() > 1 and not runtime.ray:  # each process encodes its share, then the first seals
+        _latents(config, work, vae, replace(runtime, shard=(process_rank(), process_count())), coder)
+        ranks.wait()
+    if process_rank() == 0 and (made := _latents(config, work, vae, runtime, coder)).failed:
+        raise ArtifactError(f"{made.out}: some clips could not be encoded, see failures.jsonl there")
+    ranks.wait()
+    return read_artifact(_latents_root(config, work, vae), "latents")
 
 
 def _normalise_audio(model: Denoiser, features: list[Any]) -> None:

@@ -36,12 +36,13 @@ def make_model(root: Path, resolution: int = 128, seed: int = 0, still: bool = F
         torch.nn.init.zeros_(denoiser.unet.conv_out.weight)
         torch.nn.init.zeros_(denoiser.unet.conv_out.bias)
     (root / "first-stage").mkdir(parents=True)
-    with ModelStore(
-        root, kind="denoiser", stage="train", code=1, config=config, inputs=[Input("clips", "clips", "0")], runtime=Runtime()
-    ) as store:
+    told = dict(code=1, config=config, inputs=[Input("clips", "clips", "0")], runtime=Runtime())
+    with ModelStore(root / "first-stage", kind="vae", stage="train-vae", **told) as store:
         save_weights(root / "first-stage" / "model.safetensors", first_stage)
         net = {"first_stage": first_stage.config, "net": _net_config(first_stage), "mean": [], "std": []}
         write_json(root / "first-stage" / "config.json", net)
+        store.seal(["model.safetensors", "config.json"], {"finished": True})
+    with ModelStore(root, kind="denoiser", stage="train", **told) as store:
         save_weights(root / "model.safetensors", denoiser)
         described = {
             "denoiser": denoiser.config_dict(),

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-STAGES = {"preprocess", "extract_audio", "train_vae", "train", "infer", "interpolate", "evaluate", "train_speech", "detect"}
+STAGES = {"preprocess", "extract_audio", "train_vae", "train", "infer", "interpolate", "evaluate", "train_speech", "detect", "export"}
 SHARED = {"artifacts", "media", "faces", "speech", "models", "diffusion", "training", "metrics", "weights", "dubbing"}
 BASE = {"errors", "shapes", "runtime"}
 KEPT_APART = {"models": {"artifacts", "media"}, "diffusion": {"artifacts", "media"}, "artifacts": SHARED - {"artifacts"}}

@@ -131,6 +131,11 @@ ERRORS: list[tuple[str, list[str], int, list[str]]] = [
     ("no workers", [*preprocess("face.mp4"), "--workers", "0"], 2, ["--workers 0", "at least 1"]),
     ("shard that is none", [*preprocess("face.mp4"), "--shard", "2"], 2, ["--shard 2", "0/8"]),
     ("shard too high", [*preprocess("face.mp4"), "--shard", "2/2"], 2, ["--shard 2/2", "0 <= I < N"]),
+    ("merge and shard", [*preprocess("face.mp4"), "--shard", "0/2", "--merge"], 2, ["--merge makes nothing", "leave --shard away"]),
+    ("merge before the shards", [*preprocess("face.mp4"), "--merge"], 3, ["1 of 1 are not made yet", "{out}/work", "leave --merge away"]),
+    ("ray without a port", [*preprocess("face.mp4"), "--ray", "head"], 2, ["--ray head", "auto or HOST:PORT"]),
+    ("shards of a training", ["train", "{in}/nowhere", "--shard", "0/2"], 2, ["--shard", "--latents-only"]),
+    ("workers for one video", infer(workers="2"), 2, ["--workers", "give --batch TABLE"]),
     ("out below a file", preprocess("face.mp4", out="{in}/a file/work"), 3, ["{in}/a file/work", "is a file", "--out"]),
     ("out is a file", preprocess("face.mp4", out="{in}/a file"), 3, ["{in}/a file", "in the way", "--out"]),
     ("out is another artifact", preprocess("face.mp4", out="{in}/model"), 3, ["{in}/model", "denoiser artifact", "--out"]),
@@ -274,6 +279,20 @@ ERRORS: list[tuple[str, list[str], int, list[str]]] = [
         2,
         ["--metrics beauty", "psnr"],
     ),
+    ("unknown row", ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--rows", "best"], 2, ["--rows best", "copy_baseline"]),
+    ("method without a folder", ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--method", "mine"], 2, ["--method mine", "NAME=FOLDER"]),
+    (
+        "method of a row's name",
+        ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--method", "silence={in}/face.mp4", "--rows", ""],
+        2,
+        ["--method silence", "another name"],
+    ),
+    (
+        "no SyncNet at the path",
+        ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--rows", "", "--syncnet", "{in}/nowhere", "--out", "{out}/o"],
+        3,
+        ["{in}/nowhere", "syncnet_v2.model"],
+    ),
 ]
 
 
@@ -340,7 +359,7 @@ def test_paths_with_spaces_quotes_and_markup_work(inputs: Path, tmp_path: Path, 
     code, out, err = difftalk("extract-audio", str(work))
     assert (code, out) == (0, f"{work / 'features'}\n"), err
     code, out, err = difftalk(
-        "evaluate", str(source), str(source), "--metrics", "psnr", "--out", str(tmp_path / "[b]scores")
+        "evaluate", str(source), str(source), "--metrics", "psnr", "--rows", "", "--out", str(tmp_path / "[b]scores")
     )
     assert (code, out) == (0, f"{tmp_path / '[b]scores'}\n"), err
 

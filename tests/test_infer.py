@@ -39,7 +39,7 @@ def outside(frame: np.ndarray, align: np.ndarray) -> np.ndarray:
     return paste(np.zeros_like(frame), white, align, mask(128)).max(-1) == 0
 
 
-@pytest.mark.parametrize("rate", ["24", "25", "30000/1001", "30"])
+@pytest.mark.parametrize("rate", ["24000/1001", "24", "25", "30000/1001", "30", "50", "60"])
 def test_every_pixel_outside_the_mask_is_the_sources_and_length_is_the_sounds(made_clip, speech, model, tmp_path, rate):
     reference = tmp_path / "reference.mp4"
     with VideoWriter(reference, fps=Fraction(rate), size=(320, 320), crf=12) as out:

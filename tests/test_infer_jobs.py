@@ -137,6 +137,24 @@ def test_a_list_of_jobs_goes_on_after_a_bad_one_and_skips_the_done(made_clip, sp
     assert again.skipped == 2 and again.done == 0
 
 
+def test_shards_of_a_table_share_its_jobs_out(model, tmp_path):
+    rows = [("audio", "ref", "out"), *(("nowhere.wav", "nobody.mp4", f"{i}.mp4") for i in range(8))]
+    (tmp_path / "jobs.tsv").write_text("".join("\t".join(r) + "\n" for r in rows))
+    tried = [list(infer.run_list(CONFIG, tmp_path / "jobs.tsv", model, Runtime(shard=(i, 2))).failed) for i in range(2)]
+    assert sorted(tried[0] + tried[1]) == [str(tmp_path / f"{i}.mp4") for i in range(8)]
+
+
+def test_two_workers_make_the_videos_of_one(made_clip, speech, model, tmp_path):
+    rows = [("audio", "ref", "out"), (speech, made_clip, "one.mp4"), (speech, "nobody.mp4", "two.mp4")]
+    (tmp_path / "jobs.tsv").write_text("".join("\t".join(map(str, r)) + "\n" for r in rows))
+    notes = Notes()
+    report = infer.run_list(CONFIG, tmp_path / "jobs.tsv", model, Runtime(workers=2, threads=1, reporter=notes))
+    assert report.done == 1 and "no such file" in report.failed[str(tmp_path / "two.mp4")]
+    assert any(line.startswith(f"{tmp_path / 'one.mp4'}: ") for line in notes.lines), "what a worker has to say is told"
+    infer.run(CONFIG, infer.Inputs(speech, made_clip, model), tmp_path / "alone.mp4", Runtime(threads=1))
+    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "alone.mp4").read_bytes()
+
+
 @pytest.mark.parametrize("text, told", [
     ("audio\tref\n", "no jobs"), ("audio\tref\tout\na\tb\n", "line 2"), ("audio\tref\tout\tcolour\na\tb\tc\td\n", "unknown column colour"),
     ("audio\tref\tout\tseed\na\tb\tc\tx\n", "seed cannot be 'x'"), ("audio\tref\tout\na\tb\tc\na\tb\tc\n", "earlier line"),

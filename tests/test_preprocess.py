@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stages import preprocess
-from stages.artifacts import read_artifact
+from stages.artifacts import DigestCache, read_artifact
 from stages.errors import InputError
 from stages.media.sources import find_sources, read_annotations
 from stages.media.video import VideoReader, VideoWriter
@@ -76,6 +76,19 @@ def test_the_same_command_again_does_nothing(work, made_clips):
 
 def test_two_workers_make_the_same_clips_as_one(work, made_clips, tmp_path):
     preprocess.run(CONFIG, [made_clips], tmp_path / "work", Runtime(workers=2))
+    assert (tmp_path / "work" / "artifact.json").read_bytes() == (work / "artifact.json").read_bytes()
+
+
+def test_shards_read_their_own_videos_only_and_merged_they_are_one_run(work, made_clips, tmp_path, monkeypatch):
+    read = []
+    real = DigestCache.digest
+    monkeypatch.setattr(DigestCache, "digest", lambda self, path, name=None: (read.append(path), real(self, path, name))[1])
+    sources = sorted(made_clips.glob("*.mp4"))
+    for i in range(3):
+        read.clear()
+        report = preprocess.run(CONFIG, sources, tmp_path / "work", Runtime(shard=(i, 3)))
+        assert report.done == len(set(read) & set(sources))
+    preprocess.run(CONFIG, sources, tmp_path / "work", Runtime(merge=True))
     assert (tmp_path / "work" / "artifact.json").read_bytes() == (work / "artifact.json").read_bytes()
 
 

@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 PACKAGES = (
     "torch", "diffusers", "accelerate", "onnxruntime", "onnxruntime-gpu", "dlib-bin", "face-recognition-models", "face-alignment",
-    "opencv-python", "numpy", "imageio-ffmpeg", "typer",
+    "opencv-python", "numpy", "imageio-ffmpeg", "typer", "ray",
 )  # fmt: skip
 
 

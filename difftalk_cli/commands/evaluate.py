@@ -10,9 +10,11 @@ from stages.errors import UsageError
 from stages.runtime import Report, Runtime
 
 STAGE = "stages.evaluate"
+NAME_WIDTH, INTERVAL_WIDTH = 28, 30
+"""Columns of the terminal that a metric's name takes, and a mean with its interval."""
 MODEL = "Denoiser artifact that draws the rows autoencoder, wrong_audio and silence; by default the bundled one."
 SYNCNET = "SyncNet's official weights, syncnet_v2.model; without them sync is told by the lips' opening."
-RUNTIME = ("device", "workers", "force", "dry_run", "shard", "offline")
+RUNTIME = ("device", "workers", "ray", "force", "dry_run", "shard", "merge", "offline")
 
 
 def call(
@@ -54,14 +56,21 @@ def table(report: Report) -> None:
     names = list(dict.fromkeys(name for means in methods.values() for name in means))
     if not names:
         return
-    shown = Table("metric", *methods)
+    console = Console(stderr=True, markup=False, highlight=False)
+    wide = console.width >= NAME_WIDTH + INTERVAL_WIDTH * len(methods)
+    shown = Table()
+    shown.add_column("metric", no_wrap=True)
+    for method in methods:
+        shown.add_column(method, justify="right", overflow="fold")
     for name in names:
-        shown.add_row(name, *(_cell(means[name]) if name in means else "" for means in methods.values()))
-    Console(stderr=True, markup=False, highlight=False).print(shown)
+        shown.add_row(name, *(_cell(means.get(name), wide) for means in methods.values()))
+    console.print(shown)
+    if not wide:
+        console.print("95 % intervals: in a wider terminal, in scores.json and in report.html")
 
 
-def _cell(figure: dict[str, Any]) -> str:
-    if figure["mean"] is None:
+def _cell(figure: dict[str, Any] | None, wide: bool) -> str:
+    if figure is None or figure["mean"] is None:
         return "-"
-    interval = figure["ci95"]
+    interval = figure["ci95"] if wide else None
     return f"{figure['mean']:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")

@@ -9,7 +9,7 @@ import typer
 from stages.runtime import Report, Runtime
 
 STAGE = "stages.extract_audio"
-RUNTIME = ("device", "workers", "force", "dry_run", "shard")
+RUNTIME = ("device", "workers", "ray", "force", "dry_run", "shard", "merge")
 
 
 def call(

@@ -11,7 +11,7 @@ from stages.errors import UsageError
 from stages.runtime import Report, Runtime
 
 STAGE = "stages.infer"
-RUNTIME = ("device", "dtype", "compile", "threads", "force", "dry_run")
+RUNTIME = ("device", "dtype", "compile", "threads", "workers", "ray", "shard", "force", "dry_run")
 
 
 def call(
@@ -34,6 +34,8 @@ def call(
         raise UsageError("--batch TABLE: names audio, ref and out itself; leave --audio, --ref, --out and --preview away")
     if table:
         return stage.run_list(config, table, model, runtime)
+    if runtime.elsewhere or runtime.shard:
+        raise UsageError("--workers, --ray and --shard share out the jobs of a table: give --batch TABLE with them")
     missing = [name for name, value in (("--audio", audio), ("--ref", ref), ("--out", out)) if value is None]
     if missing:
         raise UsageError(f"missing {', '.join(missing)}; give --audio, --ref and --out, or --batch TABLE for many jobs")

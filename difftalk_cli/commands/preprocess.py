@@ -9,7 +9,7 @@ import typer
 from stages.runtime import Report, Runtime
 
 STAGE = "stages.preprocess"
-RUNTIME = ("workers", "force", "dry_run", "shard")
+RUNTIME = ("workers", "ray", "force", "dry_run", "shard", "merge")
 
 
 def call(

@@ -9,7 +9,9 @@ import typer
 from stages.runtime import Report, Runtime
 
 STAGE = "stages.train"
-RUNTIME = ("device", "force", "dry_run", "max_minutes", "accumulate", "gradient_checkpointing", "compile")
+RUNTIME = (
+    "device", "workers", "ray", "shard", "merge", "force", "dry_run", "max_minutes", "accumulate", "gradient_checkpointing", "compile",
+)  # fmt: skip
 
 
 def call(
@@ -19,5 +21,7 @@ def call(
     vae: Annotated[Path | None, typer.Option(help="A vae artifact; by default that of --init, else WORK/vae-<resolution>.")] = None,
     init: Annotated[Path | None, typer.Option(help="A denoiser artifact whose weights to start from: fine-tuning.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The denoiser artifact; by default WORK/denoiser-<resolution>.")] = None,
+    latents_only: Annotated[bool, typer.Option(
+        "--latents-only", help="Make the latent cache of these settings and stop: what --workers, --ray and --shard share out.")] = False,
 ) -> Report:  # fmt: skip
-    return stage.run(config, stage.Inputs(work, features, vae, init), out, runtime)
+    return stage.run(config, stage.Inputs(work, features, vae, init), out, runtime, latents_only=latents_only)

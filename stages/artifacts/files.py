@@ -139,19 +139,41 @@ def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
 
 
 def replace_tree(built: Path, final: Path, trash: Path) -> None:
-    """Move the folder `built` to `final` by one rename; what stood there goes through `trash`."""
+    """Move the folder `built` to `final` by one rename; what stood there goes through `trash`.
+
+    Of two that do so at once the later one stays (a worker taken for dead, and the one that does its work again).
+    """
     with explain_os_errors(final, built, trash):
         make_folder(final.parent)
-        if final.exists() or final.is_symlink():
-            make_folder(trash)
-            os.replace(final, trash / uuid.uuid4().hex[:8])
-        os.replace(built, final)
+        while True:
+            if final.exists() or final.is_symlink():
+                make_folder(trash)
+                with suppress(FileNotFoundError):  # the other one has just moved it away
+                    os.replace(final, trash / uuid.uuid4().hex[:8])
+            try:
+                os.replace(built, final)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not final.is_dir():
+                    raise
     remove_tree(trash)
 
 
 def remove_tree(path: Path) -> None:
     """Remove a folder that may be absent."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def move_and_remove(path: Path, gone: str) -> None:
+    """Remove a folder that somebody may still be building in: moved to the name `gone` beside it first, in one step.
+
+    What is built there is then committed whole before, or not at all; never while its files are being removed.
+    """
+    moved = path.with_name(gone)
+    with suppress(OSError):
+        os.replace(path, moved)
+        path = moved
+    remove_tree(path)
 
 
 def make_folder(path: Path) -> None:

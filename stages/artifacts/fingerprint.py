@@ -172,9 +172,12 @@ class DigestCache:
 
     FRESH_NS = 2_000_000_000
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, also: typing.Iterable[Path] = ()):
+        """What `path` and the files `also` know; `path` is written."""
         self.path = path
-        self.known: dict[str, list[Any]] = read_json(path) or {}
+        self.known: dict[str, list[Any]] = {}
+        for known in (*also, path):
+            self.known |= read_json(known) or {}
         self._changed = False
 
     def digest(self, path: Path, name: str | None = None) -> str:

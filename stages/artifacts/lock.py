@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stages.artifacts.files import explain_os_errors, make_folder
-from stages.errors import ArtifactError
+from stages.errors import ArtifactError, BusyError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What network file systems answer that are mounted without locks."""
@@ -23,8 +23,8 @@ def lock(
 ) -> Iterator[None]:
     """Hold the writer's lock of the artifact at `root`. Shards share it, and each holds one of its own.
 
-    Raises ArtifactError when another process holds it, or with `wait` tells `warn` so and waits. A file system without
-    locks is told to `warn`; the run goes on.
+    Raises BusyError when another process holds it, or with `wait` tells `warn` so and waits. A file system without locks is
+    told to `warn`; the run goes on.
     """
     make_folder(root)
     with ExitStack() as stack:
@@ -55,7 +55,7 @@ def _take(stack: ExitStack, path: Path, mode: int, wait: bool = False) -> None:
     try:
         fcntl.flock(file, mode | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise ArtifactError(
+        raise BusyError(
             f"{path.parent} is being written by {_holder(path.parent)}; wait for it to end, or choose another --out"
         ) from None
     # Said aloud, not left to close(): a forked child that lives on would keep the lock.

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import stages
-from stages.artifacts.files import append_line, explain_os_errors, read_json, remove_tree, write_json
+from stages.artifacts.files import append_line, explain_os_errors, move_and_remove, read_json, write_json
 from stages.artifacts.fingerprint import DigestCache, Input, Weight, config_dict, digest_json, explain, make_key
 from stages.artifacts.journal import failure, log_run, read_failures, write_failures
 from stages.artifacts.lock import lock
@@ -101,13 +102,15 @@ class Store:
         """Remove what killed runs left. Whoever holds the whole artifact's lock cleans up after shards too."""
         others = [] if self.runtime.shard else self.temp.parent.glob(".tmp-*-of-*")
         for folder in (self.temp, *others):
-            remove_tree(folder)
+            move_and_remove(folder, f".tmp-{uuid.uuid4().hex[:8]}-of-0")
 
     def _read_state(self) -> None:
         manifest = read_json(self.root / "artifact.json") or {}  # torn by something else than us: sealed anew
         if manifest.get("kind", self.kind) != self.kind:
             raise ArtifactError(f"{self.root} already holds a {manifest['kind']} artifact, not {self.kind}; choose another --out")
-        self.digests = DigestCache(self.root / ".digests.json")
+        # Each shard writes a file of its own, and all read all.
+        name = f".digests-{self.runtime.shard[0]}-of-{self.runtime.shard[1]}.json" if self.runtime.shard else ".digests.json"
+        self.digests = DigestCache(self.root / name, also=[self.root / ".digests.json", *sorted(self.root.glob(".digests-*-of-*.json"))])
         with explain_os_errors(self.root):
             self.failures = read_failures(self.root)
 
@@ -137,13 +140,32 @@ class Store:
         """The units that must be made, in order; every skip and redo is logged with its reason."""
         todo = []
         for unit in sorted(units, key=lambda u: u.id):
-            if self._is_new(unit) and self._is_mine(unit) and self._must_be_made(unit):
+            if self._is_new(unit) and self.is_mine(unit.share or unit.id) and self._must_be_made(unit):
                 todo.append(unit)
+        if self.runtime.merge:
+            self._refuse_unmade(todo)
+            todo = []
         if not self.runtime.dry_run:
             if todo:
                 (self.root / "artifact.json").unlink(missing_ok=True)  # incomplete from here until sealed
             self.digests.save()  # now: whatever stops the run, the sources need not be read again
         return todo
+
+    def _refuse_unmade(self, todo: list[Unit]) -> None:
+        """With --merge nothing is made: what shards could not make stays failed, what they have not made is an error."""
+        unmade = []
+        for unit in todo:
+            failed = self.failures.get(unit.id)
+            if failed and failed["fingerprint"] == digest_json(self.key(unit)):
+                self.report.failed[unit.id] = failed["message"]
+            else:
+                unmade.append(unit.id)
+        if unmade:
+            names = ", ".join(unmade[:5]) + (", ..." if len(unmade) > 5 else "")
+            raise ArtifactError(
+                f"--merge: {len(unmade)} of {len(self.planned)} are not made yet in {self.root}: {names}; "
+                "run the shards that did not end again, or leave --merge away to make them here"
+            )
 
     def _is_new(self, unit: Unit) -> bool:
         earlier = self.planned.setdefault(unit.id, unit)
@@ -158,9 +180,10 @@ class Store:
             )
         return False
 
-    def _is_mine(self, unit: Unit) -> bool:
+    def is_mine(self, share: str) -> bool:
+        """Whether this run makes what is called so: all of it, or its --shard."""
         shard = self.runtime.shard
-        return shard is None or int(digest_json(unit.id), 16) % shard[1] == shard[0]
+        return shard is None or int(digest_json(share), 16) % shard[1] == shard[0]
 
     def _must_be_made(self, unit: Unit) -> bool:
         if len(unit.id.encode("utf-8", "surrogatepass")) > NAME_BYTES:
@@ -177,7 +200,7 @@ class Store:
             self.report.failed[unit.id] = failed["message"]
             self.log(f"skip {unit.id}: failed before: {failed['message']} (--force tries again)")
             return False
-        self.log(f"make {unit.id}: {reason}")
+        self.log(f"{'wanted' if self.runtime.merge else 'make'} {unit.id}: {reason}")
         return True
 
     # -- making
@@ -227,7 +250,7 @@ class Store:
             return self.report
         if self.runtime.shard:
             write_failures(self.failures_path, [f for id, f in sorted(self.failures.items()) if id in self.report.failed])
-            self.log(f"shard {self.runtime.shard[0]}/{self.runtime.shard[1]} done; the command without --shard seals {self.root}")
+            self.log(f"shard {self.runtime.shard[0]}/{self.runtime.shard[1]} done; the command with --merge instead seals {self.root}")
             return self.report
         records = self._collect()
         facts = facts(sorted(records)) if callable(facts) else facts
@@ -235,7 +258,7 @@ class Store:
         unmade = self.planned.keys() - records.keys() - failures.keys()
         assert not unmade, f"sealed although neither made nor failed: {sorted(unmade)[:5]}"
         write_failures(self.failures_path, [f for _, f in sorted(failures.items())])
-        for path in self.root.glob("failures-*-of-*.jsonl"):
+        for path in [*self.root.glob("failures-*-of-*.jsonl"), *self.root.glob(".digests-*-of-*.json")]:
             path.unlink()
         # All that the listed clips were made from, whichever run made them, and what the failed ones would have been.
         used = {Input(**i) for record in records.values() for i in record["key"]["inputs"]}

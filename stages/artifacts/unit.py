@@ -28,6 +28,8 @@ class Unit:
     """What the stage needs to do the work; never hashed."""
     source: str = ""
     """What to call it in failures.jsonl: a file's name."""
+    share: str = ""
+    """What decides which shard makes it; by default its id, which may cost a reading of the source."""
 
     def __post_init__(self) -> None:
         assert self.id not in ("", ".", "..") and not {"/", "\0"} & set(self.id), f"{self.id!r} cannot name a folder"
@@ -47,7 +49,7 @@ def commit(final: Path, temp: Path, id: str, key: dict[str, Any]) -> Iterator[Dr
 
     Raises DiskError when the disk refuses; what the block raises passes through.
     """
-    folder = temp / f"{_draft_prefix(id)}{uuid.uuid4().hex[:8]}"
+    folder = temp / f"{digest_json(id)[:16]}-{uuid.uuid4().hex[:8]}"  # an id may be as long as a name can be
     make_folder(folder)
     draft = Draft(folder)
     try:
@@ -71,15 +73,6 @@ def commit(final: Path, temp: Path, id: str, key: dict[str, Any]) -> Iterator[Dr
         replace_tree(folder, final, temp / f"trash-{folder.name}")  # its own: workers must not sweep each other's
     finally:
         remove_tree(folder)
-
-
-def _draft_prefix(id: str) -> str:
-    return f"{digest_json(id)[:16]}-"  # an id may be as long as a name can be
-
-
-def drafts(temp: Path, id: str) -> list[Path]:
-    """Folders in which a unit is, or was when its worker was killed, being built."""
-    return list(temp.glob(f"{_draft_prefix(id)}*"))
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

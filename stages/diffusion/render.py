@@ -28,39 +28,25 @@ class SampleConfig:
     sampler: SamplerName = "ddim"
     guidance: float = 1.0
     """How far to lead away from what the model would draw without sound (Ho & Salimans 2022); 1 leads nowhere and is free."""
+    strength: float = 1.0
+    """Share of the schedule that is gone: 1 starts at noise, less at the reference under as much noise."""
 
 
-class Renderer:
-    """First stage, denoiser, schedule and mask, on one device, in eval mode.
+class Coder:
+    """First stage and mask, on one device, in eval mode: crops to the latents of the view, and of the window inside it.
 
     The first stage sees the view, H x W pixels of the crop and h x w cells; the denoiser draws the window inside it.
     """
 
-    def __init__(self, first_stage: FirstStage, denoiser: Denoiser, schedule: Schedule, mask_kind: MaskKind, resolution: int):
-        self.first_stage, self.denoiser, self.schedule = first_stage.eval(), denoiser.eval(), schedule
-        self.resolution, self.kind = resolution, mask_kind
-        self.device, self.dtype = next(denoiser.parameters()).device, torch.float32
+    def __init__(self, first_stage: FirstStage, mask_kind: MaskKind, resolution: int):
+        self.first_stage, self.resolution, self.kind = first_stage.eval(), resolution, mask_kind
+        self.device, self.dtype = next(first_stage.parameters()).device, torch.float32
         cells, factor = resolution // first_stage.factor, first_stage.factor
         inner, outer = window(mask_kind, cells), view(mask_kind, cells)
         self.rows, self.columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
         self.view = tuple(slice(o.start * factor, o.stop * factor) for o in outer)  # pixels of the crop
         self.mask = torch.from_numpy(mask(resolution, mask_kind)).to(self.device)  # (R, R)
         self.hidden = self.mask[self.view]  # (H, W)
-        self.alpha = feathered(resolution, mask_kind)  # (R, R) f32, NumPy: paste-back works there
-        hidden = F.max_pool2d(self.hidden[None, None], factor)  # (1, 1, h, w): a cell that holds masked pixels
-        # One cell around it sees masked pixels too: only what lies beyond is known for certain.
-        self.keep = self.crop(1 - F.max_pool2d(hidden, 3, 1, 1))[0, 0]
-
-    def use(self, dtype: torch.dtype, *, compiled: bool = False) -> Renderer:
-        """Run the networks in `dtype`, compiled if asked; latents, sampler and pictures stay f32."""
-        self.dtype = dtype
-        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        self.first_stage.to(dtype=dtype, memory_format=layout)
-        self.denoiser.to(dtype=dtype, memory_format=layout)
-        if compiled:
-            self.denoiser = torch.compile(self.denoiser)  # type: ignore[assignment]
-            self.first_stage.net.decoder = torch.compile(self.first_stage.net.decoder)
-        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,15 +72,39 @@ class Renderer:
         """Latents of x_m: the mouth is filled before anything sees it."""
         return self.encode(x * (1 - self.hidden) + MASK_FILL[self.kind] * self.hidden)
 
+
+class Renderer(Coder):
+    """First stage, denoiser, schedule and mask, on one device, in eval mode."""
+
+    def __init__(self, first_stage: FirstStage, denoiser: Denoiser, schedule: Schedule, mask_kind: MaskKind, resolution: int):
+        super().__init__(first_stage, mask_kind, resolution)
+        self.denoiser, self.schedule = denoiser.eval(), schedule
+        self.alpha = feathered(resolution, mask_kind)  # (R, R) f32, NumPy: paste-back works there
+        hidden = F.max_pool2d(self.hidden[None, None], first_stage.factor)  # (1, 1, h, w): a cell that holds masked pixels
+        # One cell around it sees masked pixels too: only what lies beyond is known for certain.
+        self.keep = self.crop(1 - F.max_pool2d(hidden, 3, 1, 1))[0, 0]
+
+    def use(self, dtype: torch.dtype, *, compiled: bool = False) -> Renderer:
+        """Run the networks in `dtype`, compiled if asked; latents, sampler and pictures stay f32."""
+        self.dtype = dtype
+        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        self.first_stage.to(dtype=dtype, memory_format=layout)
+        self.denoiser.to(dtype=dtype, memory_format=layout)
+        if compiled:
+            self.denoiser = torch.compile(self.denoiser)  # type: ignore[assignment]
+            self.first_stage.net.decoder = torch.compile(self.first_stage.net.decoder)
+        return self
+
     def generate(self, noise: Tensor, condition: Condition, config: SampleConfig) -> Tensor:
         """Window latents (B, C, h, w) from noise of the same shape."""
         seen = "m" in self.denoiser.config.conditions  # a model without the masked frame draws the whole window
-        start = self.denoiser.origin(condition)
+        drawn = self.denoiser.drawn
         z = sample(
             self._guided(config.guidance), self.schedule, noise, condition, steps=config.steps, sampler=config.sampler,
-            known=condition.masked - start if seen else None, keep=self.keep,
+            known=drawn(condition.masked, condition) if seen else None, keep=self.keep,
+            begin=drawn(condition.reference, condition), strength=config.strength,
         )  # fmt: skip
-        return z + start
+        return self.denoiser.latent(z, condition)
 
     def _guided(self, scale: float) -> Denoise:
         """The denoiser with classifier-free guidance by the sound."""
@@ -110,11 +120,26 @@ class Renderer:
         return plain if scale == 1 else guided
 
     @torch.no_grad()
-    def decode(self, z_masked: Tensor, z: Tensor) -> np.ndarray:
-        """Generated window z (B, C, h, w) set into the view's z_masked, decoded: (B, R, R, 3) u8, black around the view."""
+    def encode_reference(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of views (B, 3, H, W) the window's latents z_r (B, C, h, w), and what the first stage loses of them (B, 3, H, W).
+
+        A model that draws the difference to the reference leaves the rest of it as it is: then what no latent holds, pores and
+        single hairs, is still there and goes back on top. Other models draw all anew, and nothing is kept for them.
+        """
+        whole = self.encode(x)
+        lost = x - self.first_stage.decode(whole.to(self.dtype)).float() if self.denoiser.config.residual else torch.zeros_like(x)
+        return self.crop(whole), lost
+
+    @torch.no_grad()
+    def decode(self, z_masked: Tensor, z: Tensor, lost: Tensor | None = None) -> np.ndarray:
+        """Generated window z (B, C, h, w) set into the view's z_masked, decoded: (B, R, R, 3) u8, black around the view.
+
+        `lost` (B, 3, H, W) is encode_reference's.
+        """
         whole = z_masked.clone()
         whole[..., self.rows, self.columns] = z
-        return self.show(self.first_stage.decode(whole.to(self.dtype)).float())
+        x = self.first_stage.decode(whole.to(self.dtype)).float()
+        return self.show(x if lost is None else x + lost)
 
     def show(self, x: Tensor) -> np.ndarray:
         """Views (B, 3, H, W) in their place in the crop: (B, R, R, 3) u8, black around them."""

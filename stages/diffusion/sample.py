@@ -47,16 +47,22 @@ def sample(
     sampler: SamplerName = "ddim",
     known: Tensor | None = None,
     keep: Tensor | None = None,
+    begin: Tensor | None = None,
+    strength: float = 1.0,
     callback: Callable[[int], None] | None = None,
 ) -> Tensor:
     """z_0 (B, C, h, w) from noise (B, C, h, w).
 
+    With a strength below 1 the way starts at that share of the schedule, from `begin` (B, C, h, w) with as much noise
+    (SDEdit, Meng et al. 2022), and all `steps` are taken from there.
     Where keep (h, w) is 1, the latent follows `known` (B, C, h, w) at every step, noised with the same noise that it
     started from, and equals it at the end; elsewhere it is generated. Deterministic: DDIM with eta 0.
     """
-    scheduler = make_scheduler(sampler, schedule, steps)
-    z = noise
-    for i, t in enumerate(scheduler.timesteps):
+    scheduler = make_scheduler(sampler, schedule, steps if strength == 1 else min(schedule.steps, round(steps / strength)))
+    way, z = scheduler.timesteps[-steps:], noise
+    if begin is not None and strength < 1:
+        z = schedule.add_noise(begin, noise, way[:1].to(noise.device).long().expand(len(noise)))
+    for i, t in enumerate(way):
         times = torch.full((len(z),), int(t), device=z.device, dtype=torch.long)
         if known is not None and keep is not None:
             z = torch.where(keep > 0, schedule.add_noise(known, noise, times), z)

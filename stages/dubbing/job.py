@@ -26,6 +26,7 @@ from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
 from stages.faces import choose_references, condition_points, crop, lip_shape, mouth_points, paste, scale_of, turn_to
 from stages.faces.blend import detail_share, match_colours, seam
+from stages.faces.mask import FEATHER, feathered
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
 
@@ -53,10 +54,12 @@ class Drawing:
     steps: int = 10
     sampler: SamplerName = "ddim"
     guidance: float = 1.0
+    strength: float = 1.0
     lip_gain: float = 1.0
     noise: NoiseKind = "fixed"
     reference: ReferenceKind = "matched"
     seed: int = 0
+    feather: float = FEATHER
     match_colours: bool = True
     keep_detail: bool = True
     watermark: bool = True
@@ -121,9 +124,10 @@ class Job:
             self.lips = Lips(renderer.denoiser, reference, speech, config.lip_gain) if renderer.denoiser.lips else None
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
-        self._last: tuple[tuple[int, int, int], Tensor] | None = None
+        self._last: tuple[tuple[int, int, int], tuple[Tensor, Tensor]] | None = None
+        self.alpha = feathered(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
-        self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance)
+        self.sampling = SampleConfig(steps=config.steps, sampler=config.sampler, guidance=config.guidance, strength=config.strength)
 
     # -- what every frame shares
 
@@ -154,8 +158,9 @@ class Job:
                     break
             return crops
 
-    def z_r(self, outputs: np.ndarray) -> Tensor:
-        """z_r (B, C, h, w) of output frames: the frame chosen for each, turned to its pose and lips unless one serves all."""
+    def references(self, outputs: np.ndarray) -> tuple[Tensor, Tensor]:
+        """z_r (B, C, h, w) of output frames, and what it does not hold (B, 3, H, W): of the frame chosen for each, turned to its
+        pose and lips unless one serves all."""
         found = []
         for output in outputs:
             own, source = int(self.chosen[output]), int(self.plan.order[output])
@@ -164,9 +169,10 @@ class Job:
                 with self.clock("crop"):
                     picture = self._turned(own, source, int(output))
                 with self.clock("encode latents"):
-                    self._last = key, self.renderer.crop(self.renderer.encode(self.renderer.pictures(picture[None])))
+                    self._last = key, self.renderer.encode_reference(self.renderer.pictures(picture[None]))
             found.append(self._last[1])
-        return torch.cat(found)
+        latents, lost = zip(*found, strict=True)
+        return torch.cat(latents), torch.cat(lost)
 
     def _turned(self, own: int, source: int, output: int) -> np.ndarray:
         """Source frame `own` as reference of output frame `output`, which shows source frame `source`: (R, R, 3) u8."""
@@ -230,13 +236,14 @@ class Job:
         crops, whole = self._encode([frames[i] for i in places], chosen)
         self.occlusion.look(crops, chosen)
         if drawn is None:
-            condition = self.condition(renderer.crop(whole), self.z_r(chosen), chosen)
+            z_r, lost = self.references(chosen)
+            condition = self.condition(renderer.crop(whole), z_r, chosen)
             with self.clock("sample"):
                 z = renderer.generate(self.noise(chosen), condition, self.sampling)
         else:
-            z = torch.from_numpy(np.stack([drawn[int(k)] for k in chosen])).to(whole)
+            z, lost = torch.from_numpy(np.stack([drawn[int(k)] for k in chosen])).to(whole), None
         with self.clock("decode"):
-            made = renderer.decode(whole, z)
+            made = renderer.decode(whole, z, lost)
         return Drawn(frames, first, places, crops, made)
 
     def _encode(self, frames: list[np.ndarray], outputs: np.ndarray) -> tuple[np.ndarray, Tensor]:
@@ -259,7 +266,7 @@ class Job:
                 align = self.reference.track.align[self.plan.order[output]]
                 detail = detail_share(made[k], batch.crops[k]) if self.config.keep_detail else None
                 mouth = self.marker(made[k], scale_of(align) * SIDE) if self.marker else made[k]
-                out[i] = paste(batch.frames[i], mouth, align, self.renderer.alpha * self.plan.presence[output], detail)
+                out[i] = paste(batch.frames[i], mouth, align, self.alpha * self.plan.presence[output], detail)
         return out
 
     # -- one frame after the other (paper 3.3)
@@ -305,7 +312,7 @@ class Job:
             shot = self.reference.track.shot[self.plan.order[[output - 1, output]]]
             if shot[0] == shot[1]:
                 return before[1]
-        return self.z_r(np.array([output]))
+        return self.references(np.array([output]))[0]
 
 
 def _normal(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:

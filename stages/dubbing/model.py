@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.artifacts import read_artifact
+from stages.artifacts import Artifact, read_artifact
 from stages.errors import ArtifactError, InputError
 from stages.runtime import Runtime
 
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
 
 BUNDLED = Path(__file__).parents[1] / "pretrained" / "denoiser-256"
+
+
+def find_model(path: Path | None) -> Artifact:
+    """The denoiser artifact at `path`, by default the bundled one. Raises InputError or ArtifactError when it is not there."""
+    if path is None and not BUNDLED.exists():
+        raise InputError("no checkpoint ships with this version: give one with --model DIR, made by `difftalk train`")
+    return read_artifact(Path(path or BUNDLED), "denoiser")
 
 
 def load_model(path: Path | None, runtime: Runtime) -> tuple[Renderer, dict[str, Any], str]:
@@ -25,9 +32,7 @@ def load_model(path: Path | None, runtime: Runtime) -> tuple[Renderer, dict[str,
     from stages.models.denoiser import Denoiser, DenoiserConfig
     from stages.training.checkpoint import load_first_stage, load_weights
 
-    if path is None and not BUNDLED.exists():
-        raise InputError("no checkpoint ships with this version: give one with --model DIR, made by `difftalk train`")
-    artifact = read_artifact(Path(path or BUNDLED), "denoiser")
+    artifact = find_model(path)
     try:
         described = json.loads((artifact.root / "config.json").read_text(encoding="utf-8"))
         shape = {k: tuple(v) if isinstance(v, list) else v for k, v in described["denoiser"].items()}

@@ -44,10 +44,21 @@ class Tools:
 
 
 class ClipScorer:
-    """Feed (generated, true) frames in order with `add`, then ask `metrics`, `table`, `motion.maps` and `strip`."""
+    """Feed (generated, true) frames in order with `add`, then ask `metrics`, `table`, `motion.maps` and `strip`.
+
+    `frames` says how many will about come, if not as many as the track has: those that are looked at now and then are spread over them.
+    """
 
     def __init__(
-        self, chosen: Sequence[str], track: FaceTrack, tools: Tools, *, resolution: int, mouth_resolution: int, vgg_every: int = 1
+        self,
+        chosen: Sequence[str],
+        track: FaceTrack,
+        tools: Tools,
+        *,
+        resolution: int,
+        mouth_resolution: int,
+        vgg_every: int = 1,
+        frames: int | None = None,
     ):
         self.chosen, self.track, self.tools = tuple(chosen), track, tools
         self.resolution, self.mouth_resolution = resolution, mouth_resolution
@@ -56,7 +67,7 @@ class ClipScorer:
         self.columns = (*picture_names(pictures), *SERIES)
         self.motion = Motion(resolution)
         self.rows: list[dict[str, float]] = []
-        seen = np.flatnonzero(track.status != LOST)
+        seen = np.flatnonzero(track.status[:frames] != LOST)
         self._identified = set(_spread(seen, IDENTITY_FRAMES)) if "identity" in chosen else set()
         self._shown = set(_spread(seen, STRIP_FRAMES))
         self._strip: list[np.ndarray] = []

@@ -14,7 +14,6 @@ from stages.metrics.mouth import correlation, lip_opening
 from stages.metrics.sync import VSHIFT, SyncScore, sync_score, ticks
 
 if TYPE_CHECKING:
-    from stages.metrics.sync_expert import SyncExpert
     from stages.metrics.syncnet import SyncNet
     from stages.speech.encoder import Encoder
 
@@ -92,26 +91,3 @@ class SyncNetMeter:
         windows = sound_windows(samples)
         count = min(window_count(self._shown, len(samples)), len(lips), len(windows))
         return sync_score(lips[:count], embed_sound(self.net, windows[:count])) if count >= FEWEST else None
-
-
-class ExpertMeter:
-    """difftalk-sync: our own small expert, same outputs, other figures."""
-
-    def __init__(self, net: SyncExpert, fps: float):
-        from stages.metrics.sync_expert import LipTower
-
-        self.net, self.fps = net, fps
-        self._tower = LipTower(net)
-        self._frame = 0
-
-    def add(self, frame: np.ndarray, crop: np.ndarray | None, landmarks: np.ndarray | None) -> None:
-        for _ in range(ticks(self._frame, self.fps)):
-            self._tower.add(crop, landmarks)
-        self._frame += 1
-
-    def score(self, samples: np.ndarray) -> SyncScore | None:
-        from stages.metrics.sync_expert import embed_sound
-
-        lips, sound = self._tower.embeddings(), embed_sound(self.net, samples)
-        count = min(len(lips), len(sound))
-        return sync_score(lips[:count], sound[:count]) if count >= FEWEST else None

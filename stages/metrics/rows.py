@@ -1,8 +1,8 @@
 """The standing rows: videos made from the truth itself, so that a table shows its floor and its ceiling.
 
 ground_truth    the truth against itself
-autoencoder     its mouth through the model's first stage and back: the best that the model could draw
-copy_baseline   the mouth of another frame of the same film, in a like pose and a second or more away, turned to the pose
+autoencoder     its mouth through the model's first stage and back
+copy_baseline   the mouth of another frame of the same film, in a like pose and 60 or more away, turned to the pose and pasted in
 wrong_audio     the model, driven by another clip's sound: what looks in sync here has leaked from the picture
 silence         the model, driven by nothing: mouths that open here have leaked too (KeySync's test)
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.faces import LOST, choose_references, condition_points, crop, feathered, lip_shape, paste, turn_to
+from stages.faces import LIPS, LOST, choose_references, condition_points, crop, feathered, paste, turn_to
 from stages.media.audio import write_wav
 from stages.media.feed import open_feed
 from stages.media.probe import probe
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Frames = Iterator[tuple[np.ndarray, np.ndarray]]
 """(generated, true) frames."""
-AWAY_SECONDS = 1.0
-"""How far a copied mouth lies from its frame."""
+AWAY_SECONDS = 2.4
+"""How far a copied mouth lies from its frame: the release's 60 frames at 25 fps."""
 BATCH = 8
 
 
@@ -44,9 +44,10 @@ def ground_truth(truth: Iterable[np.ndarray]) -> Frames:
 def copy_baseline(truth: Path, frames: Iterable[np.ndarray], track: FaceTrack, fps: Fraction, resolution: int) -> Frames:
     """`frames` with the mouths of other frames of the same film `truth`, which is read once more. Frames without a face stay."""
     usable = track.status != LOST
-    points, shapes = condition_points(track.align, track.landmarks), lip_shape(track.align, track.landmarks)
+    points = condition_points(track.align, track.landmarks)
     gap = min(round(AWAY_SECONDS * fps), max(1, len(usable) // 3))  # a short film has nothing far away
-    chosen = choose_references(points, usable, gap, shapes)
+    blind = np.zeros((len(usable), LIPS), np.float32)  # chosen by pose alone: nothing of the mouth is looked at
+    chosen = choose_references(points, usable, gap, blind)
     wanted = set(chosen[usable].tolist())
     shown = {k: crop(f, track.align[k], resolution) for k, f in enumerate(VideoReader(truth)) if k in wanted}
     alpha = feathered(resolution)
@@ -107,7 +108,7 @@ def driven(
         reference = Reference(truth, "", feed, track, len(track.status), max_turn=0.4)
         speech = Speech(described, place / "sound.wav", probe(place / "sound.wav"), feed.fps, None, Runtime(device=str(renderer.device)))
         plan = make_plan(reference, speech.frames, speech.loudness, feed.fps)
-        job = Job(Drawing(), renderer, reference, speech, plan, Clock())
+        job = Job(Drawing(**described.get("sampling", {})), renderer, reference, speech, plan, Clock())
         with VideoWriter(place / "row.mp4", fps=feed.fps, size=feed.size, lossless=True, preset="ultrafast") as sink:
             for a, b in plan.segments:
                 job.render(a, b, sink, place, _Quiet())

@@ -15,7 +15,7 @@ from stages.errors import InputError
 from stages.media.pairs import VideoPair
 from stages.media.probe import probe
 from stages.media.video import VideoReader
-from stages.metrics.names import METRICS, ROWS
+from stages.metrics.names import METRICS, MODEL_ROWS, ROWS
 from stages.metrics.pairs import Counts, describe, pair_frames
 from stages.runtime import Reporter, Runtime
 from stages.shapes import SAMPLE_RATE
@@ -30,8 +30,6 @@ SILENT = 33
 """Peak of i16 samples up to which a sound counts as none (-60 dB of full scale)."""
 QUALITY = 88
 """Of the strips' JPEG."""
-EXPERT = Path(__file__).parent / "difftalk-sync" / "model.safetensors"
-"""Our own sync expert, where one ships."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +60,7 @@ class Job:
     other: Path | None = None
     """The video whose sound is the wrong one."""
     device: str = "cpu"
+    """auto: what the worker's machine has."""
     threads: int | None = None
     """Processor threads to use; None leaves them as they are."""
 
@@ -78,17 +77,18 @@ def score_pair(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
     truth = VideoReader(pair.truth)
     track = find_face(truth, how, tick)
     own, fps = read_sound(pair.truth), float(truth.info.fps)
+    device = str(Runtime(device=job.device).torch_device()) if job.lpips or job.syncnet else "cpu"
     sound, whose = choose_sound(job, own)
     tools = Tools(
-        lpips={name: _lpips(name.removeprefix("lpips_"), files, job.device) for name, files in job.lpips.items()},
+        lpips={name: _lpips(name.removeprefix("lpips_"), files, device) for name, files in job.lpips.items()},
         finder=_finder(how.landmarks) if {"mouth", "identity", "sync"} & set(how.chosen) else None,
-        meter=_meter(job, track, fps) if "sync" in how.chosen and sound is not None else None,
+        meter=_meter(job, device, track, fps) if "sync" in how.chosen and sound is not None else None,
     )
+    film = Film(job, truth, track, own, draft.path)
     scorer = ClipScorer(
         how.chosen, track, tools, resolution=how.resolution, mouth_resolution=how.mouth_resolution,
-        vgg_every=max(1, round(how.vgg_seconds * fps)),
+        vgg_every=max(1, round(how.vgg_seconds * fps)), frames=film.expected,
     )  # fmt: skip
-    film = Film(job, truth, track, own, draft.path)
     for fake, true in film.frames(tick):
         scorer.add(fake, true)
     if not scorer.faces:
@@ -119,14 +119,20 @@ class Film:
     def __init__(self, job: Job, truth: VideoReader, track: FaceTrack, own: np.ndarray | None, folder: Path):
         self.job, self.truth, self.track, self.own, self.folder = job, truth, track, own, folder
         self.counts = Counts()
-        self.generated: VideoReader | None = None
+        self.generated = VideoReader(job.pair.generated) if job.method not in ROWS and job.pair.generated else None
+
+    @property
+    def expected(self) -> int:
+        """About how many frames there will be to compare."""
+        fps, whole = float(self.truth.info.fps), len(self.track.status)
+        if self.generated:
+            return max(1, min(whole, round((self.generated.media.seconds or whole / fps) * fps)))
+        return whole if self.job.method not in MODEL_ROWS else min(whole, max(1, round(self.job.how.row_seconds * fps)))
 
     def frames(self, tick: Callable[[float], None]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(generated, true) frames in order."""
         true = _ticking(self.truth, len(self.track.status), tick)
-        if self.job.method not in ROWS:
-            assert self.job.pair.generated
-            self.generated = VideoReader(self.job.pair.generated)
+        if self.generated:
             yield from pair_frames(self.generated, true, (self.generated.info.fps, self.truth.info.fps), self.counts)
             return
         for pair in self._row(true):
@@ -142,8 +148,7 @@ class Film:
         if method == "copy_baseline":
             return rows.copy_baseline(self.truth.path, true, track, fps, how.resolution)
         assert self.job.model, method
-        model = _opened(self.job.model, self.job.device)
-        count = min(len(track.status), max(1, round(how.row_seconds * fps)))
+        model, count = _opened(self.job.model, self.job.device), self.expected
         if method == "autoencoder":
             return rows.reconstruction(model[0], (frame for frame, _ in zip(true, range(count), strict=False)), track)
         samples = round(count / fps * SAMPLE_RATE)
@@ -221,13 +226,13 @@ def _problems(job: Job, own: np.ndarray | None, measured: bool) -> list[str]:
     return []
 
 
-def _meter(job: Job, track: FaceTrack, fps: float) -> SyncMeter:
+def _meter(job: Job, device: str, track: FaceTrack, fps: float) -> SyncMeter:
     from stages.metrics import heard
 
     if job.syncnet:
         from stages.metrics.syncnet import boxes
 
-        return heard.SyncNetMeter(_syncnet(job.syncnet, job.device), boxes(track.landmarks), fps)
+        return heard.SyncNetMeter(_syncnet(job.syncnet, device), boxes(track.landmarks), fps)
     return heard.OpeningMeter(_encoder(), fps)
 
 

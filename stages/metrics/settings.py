@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.metrics import pairs, statistics
 from stages.metrics.mouth import MAX_LAG, OPEN_RATIO, SIDE
-from stages.metrics.names import result_names
+from stages.metrics.names import MODEL_ROWS, result_names
 from stages.metrics.scorer import PSNR_CAP
 from stages.metrics.scoring import How
 
@@ -19,6 +19,7 @@ def settings(how: How, sync: str, standing: tuple[str, ...]) -> dict[str, Any]:
     return {
         "metrics": list(result_names(how.chosen)),
         "rows": list(standing),
+        "drawn_rows": f"{', '.join(MODEL_ROWS)}: the first {how.row_seconds:g} s of each clip",
         "resolution": how.resolution,
         "mouth_resolution": how.mouth_resolution,
         "landmarks": how.landmarks,
@@ -42,10 +43,10 @@ def settings(how: How, sync: str, standing: tuple[str, ...]) -> dict[str, Any]:
         "jitter": "difference of adjacent frames inside the mask, in units of the truth's: 1 as the truth, 0 frozen",
         "flicker": "outside the face crop's mask: mean absolute difference of the two films' changes from frame to frame, grey levels",
         "sync": SYNC_WORDS.get(sync, sync),
-        "sync_expert": sync,
+        "sync_meter": sync,
         "sync_sound": "the generated film's own sound where it has any, else the truth's; for the standing rows the truth's",
         "alignment": {"time": pairs.TIME_RULE, "size": pairs.SIZE_RULE},
-        "ci95": f"percentile bootstrap over clips, {statistics.RESAMPLES} resamples, seed {statistics.SEED}; null for one",
+        "ci95": f"percentile bootstrap over clips, {statistics.RESAMPLES} resamples, seed {statistics.SEED}; none for a single clip",
     }
 
 

@@ -76,9 +76,16 @@ def load_syncnet(path: Path, device: str = "cpu") -> SyncNet:
     net = SyncNet()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        net.load_state_dict({name: value for name, value in state.items()})
-    except (RuntimeError, OSError, AttributeError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"--syncnet {path}: not SyncNet's state dict ({str(error).splitlines()[0]})") from error
+        found = net.load_state_dict(dict(state.items()), strict=False)
+        # Counters of batches came to torch after the file was written; nothing is computed with them.
+        wrong = found.unexpected_keys + [name for name in found.missing_keys if not name.endswith("num_batches_tracked")]
+        if wrong:
+            raise RuntimeError(f"{len(wrong)} names do not fit, {wrong[0]} among them")
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"--syncnet {path}: not SyncNet's state dict (it is no file of plain tensors)") from error
+    except (RuntimeError, OSError, AttributeError, TypeError, EOFError, IndexError, KeyError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise WeightsError(f"--syncnet {path}: not SyncNet's state dict ({reason})") from error
     return net.requires_grad_(False).eval().to(device)
 
 

@@ -37,7 +37,8 @@ class DenoiserConfig:
     prediction: Prediction = "v_prediction"
     groups: int = 32
     residual: bool = False
-    """z_t is the noised difference to the reference's latent: where nothing is known better, the reference is shown."""
+    """z_t is the noised difference to the reference's latent, brought to unit size: where nothing is known better, the reference
+    is shown, and the schedule's noise is as strong beside the difference as it would be beside a picture."""
     lips: int = 0
     """Numbers of the lips' shape that the sound is first turned into (faces.lips); 0: the pictures' errors alone teach to listen."""
     conditions: str = CONDITIONS
@@ -57,8 +58,8 @@ class DenoiserConfig:
 
 # name         widths                 layers attention                    context   global prediction residual lips groups
 DENOISERS = {
-    "tiny": ((64, 96, 128), 1, (False, True, True), "tokens", True, "sample", True, 4, 16),
-    "compact": ((128, 192, 256), 2, (False, True, True), "tokens", True, "sample", True, 4, 32),
+    "tiny": ((32, 64, 96), 1, (False, True, True), "tokens", True, "sample", True, 4, 16),
+    "compact": ((64, 96, 128), 1, (False, True, True), "tokens", True, "sample", True, 4, 32),  # by tests/bench/denoisers.py
     "paper": ((256, 512, 768, 1024), 2, (False, True, True, True), "single", False, "epsilon", False, 0, 32),
 }
 
@@ -91,6 +92,10 @@ class Condition:
     def to(self, *args: Any, **kwargs: Any) -> Condition:
         return Condition(**{k: None if v is None else v.to(*args, **kwargs) for k, v in vars(self).items()})
 
+    def at(self, which: Tensor) -> Condition:
+        """Those samples of the batch."""
+        return Condition(**{k: None if v is None else v[which] for k, v in vars(self).items()})
+
 
 class Denoiser(nn.Module):
     """forward(z_t (B, C, h, w), t (B,), Condition) -> (B, C, h, w): noise, velocity or z_0 as config.prediction says."""
@@ -112,6 +117,8 @@ class Denoiser(nn.Module):
         if config.global_condition:
             tokens = self.labels = 1 if config.context == "single" else 2 + bool(config.lips)
             extra = dict(class_embed_type="projection", projection_class_embeddings_input_dim=tokens * config.context_width)
+        if config.residual:
+            self.register_buffer("residual_scale", torch.ones(()))
         self.register_buffer("audio_mean", torch.zeros(config.audio_features))
         self.register_buffer("audio_std", torch.ones(config.audio_features))
         self.unet = UNet2DConditionModel(
@@ -143,9 +150,13 @@ class Denoiser(nn.Module):
         """Windows (B, 8, 16, F) -> the lips' shapes (B, L), in deviations from a person's mean (faces.lips.habits)."""
         return self.lips((audio - self.audio_mean) / self.audio_std)
 
-    def origin(self, condition: Condition) -> Tensor:
-        """What z_0 is counted from: (B, C, h, w)."""
-        return condition.reference if self.config.residual else torch.zeros_like(condition.reference)
+    def drawn(self, latent: Tensor, condition: Condition) -> Tensor:
+        """z_0, which is drawn, of first-stage latents; both (B, C, h, w)."""
+        return (latent - condition.reference) / self.residual_scale if self.config.residual else latent
+
+    def latent(self, drawn: Tensor, condition: Condition) -> Tensor:
+        """The inverse of `drawn`."""
+        return drawn * self.residual_scale + condition.reference if self.config.residual else drawn
 
     def set_audio_normalisation(self, mean: Tensor, std: Tensor) -> None:
         """mean, std: (F,) of the training clips' features."""

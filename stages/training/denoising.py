@@ -26,6 +26,7 @@ from stages.training.order import generator
 PREVIOUS_NOISE = 0.3
 """Share of noise in a previous-frame reference: a plain one would be copied (facts/field.md, SyncDiff's bottleneck)."""
 VALIDATION_FRAMES = 24
+SCALE_SAMPLES = 256
 SHEET_FRAMES = 6
 
 
@@ -38,13 +39,15 @@ class Batch:
     """One training batch."""
 
     z0: Tensor
-    """(B, C, h, w), counted from the model's origin."""
+    """(B, C, h, w), as Denoiser.drawn has it."""
     noise: Tensor
     t: Tensor
     """(B,) i64."""
     condition: Condition
     lips: Tensor | None = None
     """(B, L) true shapes, in deviations from the person's habits."""
+    at_once: Tensor | None = None
+    """(B,) bool: samples that see noise alone and must draw z_0 from it; None: no sample does."""
 
 
 class Data:
@@ -121,7 +124,7 @@ class DenoisingTask:
         references, told = zip(*(self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)), strict=True)
         t = torch.tensor([int(rng.integers(self.schedule.steps)) for rng in rngs])
         noise = np.stack([rng.standard_normal(self.renderer.shape, np.float32) for rng in rngs])
-        z0, condition = self._condition(self.data, places, references, told)
+        latents, condition = self._condition(self.data, places, references, told)
         lips = self._true_lips(places) if self.model.config.lips else None
         self.data.release({clip for clip, _, _ in places})
         if self.config.audio_noise:  # few voices must do for all
@@ -131,12 +134,18 @@ class DenoisingTask:
             deaf = torch.tensor([rng.random() < self.config.audio_dropout for rng in rngs])
             condition.audio[deaf] = self.model.audio_mean.cpu()
             lips = None if lips is None else torch.where(deaf[:, None], torch.zeros_like(lips), lips)
+        at_once = None
+        if self.config.one_step:
+            at_once = torch.tensor([rng.random() < self.config.one_step for rng in rngs])
+            t[at_once] = self.schedule.steps - 1
+        condition = condition.to(device)
         return Batch(
-            z0=z0.to(device),
+            z0=self.model.drawn(latents.to(device), condition),
             noise=torch.from_numpy(noise).to(device),
             t=t.to(device),
-            condition=condition.to(device),
+            condition=condition,
             lips=None if lips is None else lips.to(device),
+            at_once=None if at_once is None else at_once.to(device),
         )
 
     def _true_lips(self, places: list[Place]) -> Tensor:
@@ -163,12 +172,12 @@ class DenoisingTask:
     def _condition(
         self, data: Data, places: list[Place], references: Sequence[np.ndarray], told: Sequence[np.ndarray]
     ) -> tuple[Tensor, Condition]:
-        """(z_0 counted from the model's origin, C)."""
+        """(first-stage latents of the frames, C)."""
 
         def stack(arrays: Sequence[Any]) -> Tensor:
             return torch.from_numpy(np.stack([np.asarray(a, np.float32) for a in arrays]))
 
-        z0 = stack([data.clean[c][n, f] for c, f, n in places])
+        latents = stack([data.clean[c][n, f] for c, f, n in places])
         condition = Condition(
             masked=stack([data.masked[c][n, f] for c, f, n in places]),
             reference=stack(references),
@@ -176,10 +185,15 @@ class DenoisingTask:
             landmarks=stack([data.landmarks[c][n, f] for c, f, n in places]),
             lips=stack(told) if self.model.config.lips else None,
         )
-        return z0 - self.model.origin(condition), condition
+        return latents, condition
+
+    def measure_scale(self) -> float:
+        """Root mean square of the difference between a frame's latents and its reference's, what Denoiser.residual_scale should be."""
+        batch = self.batch(-1, range(SCALE_SAMPLES), next(self.model.parameters()).device)
+        return float(batch.z0.square().mean().sqrt() * self.model.residual_scale)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
-        z_t = self.schedule.add_noise(batch.z0, batch.noise, batch.t)  # (B, C, h, w)
+        z_t = self._noised(batch)  # (B, C, h, w)
         output = model(z_t, batch.t, batch.condition)
         heard = self.model.listen(batch.condition.audio) if batch.lips is not None else None
         each = weighted_error(output, self.schedule.target(batch.z0, batch.noise, batch.t), self.weight)  # (B,)
@@ -199,6 +213,12 @@ class DenoisingTask:
         pixel = self._pixel_loss(output, z_t, batch)
         return total + self.config.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
 
+    def _noised(self, batch: Batch) -> Tensor:
+        """z_t (B, C, h, w). The schedule's last step still holds a little of z_0, which sampling cannot know: noise alone there for
+        the samples that count on it."""
+        z_t = self.schedule.add_noise(batch.z0, batch.noise, batch.t)
+        return z_t if batch.at_once is None else torch.where(batch.at_once[:, None, None, None], batch.noise, z_t)
+
     def _pixel_loss(self, output: Tensor, z_t: Tensor, batch: Batch) -> Tensor:
         """L1 + LPIPS between the decoded windows of the predicted and the true z_0, where little noise leaves a picture to judge.
 
@@ -207,13 +227,15 @@ class DenoisingTask:
         """
         _, sigma = self.schedule.coefficients(batch.t, z_t)  # (B, 1, 1, 1)
         clear = sigma.flatten() <= self.config.pixel_noise
+        if batch.at_once is not None:
+            clear = clear | batch.at_once
         if not clear.any():
             return output.sum() * 0  # every process must see every parameter
-        z0, start = self.schedule.clean(output[clear], z_t[clear], batch.t[clear]), self.model.origin(batch.condition)[clear]
-        decode = self.renderer.first_stage.decode
+        z0, condition = self.schedule.clean(output[clear], z_t[clear], batch.t[clear]), batch.condition.at(clear)
+        decode, latent = self.renderer.first_stage.decode, self.model.latent
         with torch.no_grad():
-            truth = decode(batch.z0[clear] + start)  # (b, 3, H, W)
-        made = decode(z0.to(truth.dtype) + start)
+            truth = decode(latent(batch.z0[clear], condition))  # (b, 3, H, W)
+        made = decode(latent(z0.to(truth.dtype), condition))
         assert self.perceptual
         each = (made - truth).abs().mean(dim=(1, 2, 3)) + self.perceptual(made, truth)  # (b,)
         return each.sum() / len(clear)
@@ -224,8 +246,9 @@ class DenoisingTask:
         places = [(c, f, 0) for c, f in self.held_out.spread(number)]
         clips = self.held_out_data
         references, told = zip(*(self._far(c, f) for c, f, _ in places), strict=True)
-        z0, condition = self._condition(clips, places, references, told)
-        return places, z0.to(device), condition.to(device)
+        latents, condition = self._condition(clips, places, references, told)
+        condition = condition.to(device)
+        return places, self.model.drawn(latents.to(device), condition), condition
 
     def _far(self, clip: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """z_r of a held-out frame, of the kind that training draws, and the lips to draw."""
@@ -261,7 +284,7 @@ class DenoisingTask:
         noise = torch.from_numpy(shared).to(device).expand(len(places), -1, -1, -1)
         before, renderer.denoiser = renderer.denoiser, model
         try:
-            z = renderer.generate(noise, condition, SampleConfig(steps=10))
+            z = renderer.generate(noise, condition, SampleConfig(steps=1 if self.config.one_step > 0.5 else 10))
         finally:
             renderer.denoiser = before
         whole = renderer.encode_masked(renderer.pictures(truth))

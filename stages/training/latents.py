@@ -5,27 +5,34 @@ shape the lips are to take, with these lips), so they are the frame's and not to
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from stages.artifacts import Artifact, Clip, Input, Store, Unit, Weight, new_array
-from stages.diffusion.render import Renderer
+from stages.artifacts import Artifact, Clip, Draft, Input, Store, Unit, Weight, new_array, read_artifact, run_units
+from stages.diffusion.render import Coder
+from stages.errors import DiffTalkError
 from stages.faces import LIPS, apart, condition_points, habits, lip_shape, lips_apart, mouth_points, turn_to
 from stages.faces.mask import MaskKind
-from stages.runtime import Progress, Report, Runtime
+from stages.runtime import Needs, Report, Runtime
 from stages.training.augment import Look, look
 from stages.training.order import generator
 
 CODE = 4
+NEEDS = Needs(cpus=1, gpus=0.25)
+"""Turning the references keeps a core busy while the GPU waits: several workers share one."""
 BATCH = 8
 REFERENCE_GAP = 60
 """Frames between target and reference (paper 3.2), or as far as the clip allows."""
 MATCHES = 8
 """Frames that a reference is the one nearest in pose of."""
 LIP_MATCHES = 32
-"""The same where lips count as well: for every other reference, so that lips are also drawn that no frame has."""
+"""The same where lips count as well: for every other frame, so that lips are also drawn that no frame has."""
 TOLD_NOISE = 0.25
 """How far the lips that a reference is given are off the true ones, in the person's deviations: what is heard is off as well."""
 REFERENCES = 0x5EF
@@ -43,42 +50,77 @@ class LatentConfig:
     """Of each frame."""
     lips: bool = False
     """Whether the references' lips take about the frame's shape."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic of the first stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker needs to encode one clip."""
+
+    clip: Clip
+    config: LatentConfig
+    vae: Path
+    digest: str
+    """The first stage's."""
+    device: str
+    threads: int
 
 
 def cache_latents(
-    renderer: Renderer, work: Artifact, vae: Artifact, root: Path, runtime: Runtime, looks: int = 1, references: int = 0, lips: bool = False
+    coder: Coder, work: Artifact, vae: Artifact, root: Path, runtime: Runtime, **settings: Any
 ) -> Report:
-    """Make or complete the latents artifact `root`.
+    """Make or complete the latents artifact `root`; other processes than this one open their own `coder`, from `vae`.
 
     Per clip clean.npy and masked.npy, each (looks, T, C, h, w) f16, reference.npy (looks, references, T, C, h, w) f16, and with
-    `lips` lips.npy (looks, references, T, 4) f32: the shape that each reference's lips were given.
+    `lips` lips.npy (looks, references, T, 4) f32: the shape that each reference's lips were given. `settings`: LatentConfig's.
     """
-    config = LatentConfig(mask=renderer.kind, resolution=renderer.resolution, looks=looks, references=references, lips=lips)
+    config = LatentConfig(mask=coder.kind, resolution=coder.resolution, **settings)
     weights = [Weight("first stage", vae.digest, "as the vae artifact")]
+    threads = runtime.threads_of_a_worker(NEEDS)
+    job = functools.partial(Job, config=config, vae=vae.root, digest=vae.digest, device=runtime.device, threads=threads)
     with Store(root, kind="latents", stage="train", code=CODE, config=config, runtime=runtime, weights=weights, wait=True) as store:
-        units = [Unit(c.id, (Input("clip", "clips", c.digest),), c) for c in work.clips.values()]
-        todo = store.plan(units)
-        frames = sum(u.payload.facts["frames"] for u in todo)
-        with runtime.reporter.progress("encode latents", looks * frames, "frames") as bar:
-            for unit in todo:
-                with store.draft(unit) as draft:
-                    _encode(renderer, unit.payload, draft.path, config, bar)
+        todo = store.plan([Unit(c.id, (Input("clip", "clips", c.digest),), job(clip=c)) for c in work.clips.values()])
+        task = encode_clip if runtime.elsewhere else functools.partial(encode_clip, coder=coder)
+        run_units(store, todo, task, title="encode latents", unit="frames", size=_frames, needs=NEEDS)
         return store.seal()
 
 
-def _encode(renderer: Renderer, clip: Clip, folder: Path, config: LatentConfig, bar: Progress) -> None:
+def _frames(unit: Unit) -> float:
+    job: Job = unit.payload
+    return job.config.looks * job.clip.facts["frames"]
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_coder(vae: Path, digest: str, mask: MaskKind, resolution: int, device: str, threads: int) -> Coder:
+    """The first stage of a worker process, opened once for all its clips."""
+    from stages.training.checkpoint import load_first_stage
+
+    if read_artifact(vae, "vae").digest != digest:
+        raise DiffTalkError(f"{vae} was replaced during the run; run the same command again")
+    if threads:
+        torch.set_num_threads(threads)
+    return Coder(load_first_stage(vae).to(Runtime(device=device).torch_device()), mask, resolution)
+
+
+def encode_clip(job: Job, draft: Draft, tick: Callable[[float], None], coder: Coder | None = None) -> None:
+    """Encode one clip's crops, in every look, into draft.path."""
+    clip, config, folder = job.clip, job.config, draft.path
+    coder = coder or _worker_coder(job.vae, job.digest, config.mask, config.resolution, job.device, job.threads)
     crops, looks = clip.array("crops.npy"), config.looks
-    turn = Turn(clip, config.lips)
+    turn, half = Turn(clip, config.lips), torch.float16 if config.precision == "fp16" else torch.bfloat16
     shapes = {"clean": (looks,), "masked": (looks,)} | ({"reference": (looks, config.references)} if config.references else {})
-    files = {n: new_array(folder / f"{n}.npy", np.float16, (*s, len(crops), *renderer.shape)) for n, s in shapes.items()}
+    files = {n: new_array(folder / f"{n}.npy", np.float16, (*s, len(crops), *coder.shape)) for n, s in shapes.items()}
     if config.lips:
         files["lips"] = new_array(folder / "lips.npy", np.float32, (looks, config.references, len(crops), LIPS))
     for number in range(looks):
         other = look(clip.id, number)
 
         def latents(pictures: np.ndarray, masked: bool = False, other: Look | None = other) -> np.ndarray:
-            x = renderer.pictures(other.crops(pictures) if other else pictures)
-            return renderer.crop(renderer.encode_masked(x) if masked else renderer.encode(x)).cpu().numpy()
+            x = coder.pictures(other.crops(pictures) if other else pictures)
+            with torch.autocast(x.device.type, half, enabled=config.precision != "no"):
+                z = coder.encode_masked(x) if masked else coder.encode(x)
+            return coder.crop(z).cpu().numpy()
 
         for i in range(0, len(crops), BATCH):
             part = crops[i : i + BATCH]
@@ -89,7 +131,7 @@ def _encode(renderer: Renderer, clip: Clip, folder: Path, config: LatentConfig, 
                 files["reference"][number, k, at] = latents(np.stack([picture for picture, _ in turned]))
                 if config.lips:
                     files["lips"][number, k, at] = np.stack([told for _, told in turned])
-            bar.advance(len(part))
+            tick(len(part))
     for file in files.values():
         file.flush()
 
@@ -106,12 +148,12 @@ class Turn:
     def __call__(self, frame: int, number: int, look: int) -> tuple[np.ndarray, np.ndarray]:
         """One of a frame's references (R, R, 3) u8, and the shape that its lips were given (4,).
 
-        Of a few frames far away the nearest in pose, for every other reference in pose and lips, turned to the frame's pose
-        and to about its lips.
+        Of a few frames far away the nearest in pose, for every other frame in pose and lips, turned to the frame's pose and to
+        about its lips.
         """
         rng = generator(REFERENCES, look, number, frame, *(ord(c) for c in self.id))
         told = self.shapes[frame] + self.off * rng.standard_normal(LIPS, np.float32)
-        alike = self.lips and number % 2 == 0
+        alike = self.lips and (number + frame) % 2 == 0
         drawn = np.array([far_frame(rng, len(self.crops), frame) for _ in range(LIP_MATCHES if alike else MATCHES)])
         cost = apart(self.points[drawn], self.points[frame]) + (lips_apart(self.shapes[drawn], told) if alike else 0)
         best = int(drawn[cost.argmin()])

@@ -81,11 +81,10 @@ def run(
 
 def tree(root: Path) -> dict[str, bytes]:
     """Content by name of all that must be the same after the same work (not: run.jsonl, locks, digest cache)."""
-    told = {"run.jsonl", ".digests.json"}
     return {
         str(p.relative_to(root)): p.read_bytes()
         for p in sorted(root.rglob("*"))
-        if p.is_file() and p.name not in told and not p.name.startswith(".lock")
+        if p.is_file() and p.name != "run.jsonl" and not p.name.startswith((".lock", ".digests"))
     }
 
 

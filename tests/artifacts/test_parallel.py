@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from stages.artifacts import Store, read_artifact, run_units
+from stages.artifacts import Call, DigestCache, Draft, Store, commit, read_artifact, run_units
+from stages.artifacts.parallel import largest_first, make_unit, stamp
+from stages.artifacts.unit import damage, read_record
 from stages.errors import DiskError
 from stages.runtime import Progress, Report, Runtime
 from tests.artifacts.small import Config, Lines, leftovers, tree, units
@@ -92,6 +95,44 @@ def test_a_killed_run_takes_its_workers_along(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in workers)
     report, _ = work(tmp_path / "out", {"a": "alpha", "b": "beta"}, 1)
     assert report.done == 2 and not leftovers(tmp_path / "out")
+
+
+def test_work_whose_answer_was_lost_is_not_done_again(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def count(payload: str, draft: Draft, tick: Callable[[float], None]) -> None:
+        made.append(payload)
+        (draft.path / "a.txt").write_text(payload)
+
+    final, key = tmp_path / "clips" / "a", {"config": 1}
+    arguments = (count, "text", final, tmp_path / ".tmp", "a", key)
+    make_unit(*arguments, stamp(final), lambda amount: None)
+    make_unit(*arguments, None, lambda amount: None)  # begun when nothing was there
+    assert made == ["text"]
+    make_unit(*arguments, stamp(final), lambda amount: None)  # forced: it was there when the run began
+    make_unit(*arguments[:5], {"config": 2}, None, lambda amount: None)
+    assert len(made) == 3
+
+
+def test_two_that_make_the_same_clip_at_once_leave_one_whole(tmp_path: Path) -> None:
+    """A worker that was taken for dead, and the one that does its work again."""
+
+    def build(text: str) -> None:
+        for _ in range(40):
+            with commit(tmp_path / "clips" / "a", tmp_path / ".tmp", "a", {"config": 1}) as draft:
+                (draft.path / "a.txt").write_text(text)
+
+    threads = [threading.Thread(target=build, args=(text,)) for text in ("one", "two")]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    record = read_record(tmp_path / "clips" / "a")
+    assert record and damage(tmp_path / "clips" / "a", record, DigestCache(tmp_path / "none")) == ""
+    assert not list((tmp_path / ".tmp").iterdir())
+
+
+def test_the_longest_are_begun_first() -> None:
+    calls = [Call(id, print, (), size) for id, size in (("a", 1.0), ("b", 3.0), ("c", 3.0), ("d", 2.0))]
+    assert [c.id for c in largest_first(calls)] == ["b", "c", "d", "a"]
 
 
 def alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.artifacts import read_artifact
-from stages.errors import ArtifactError, InputError
+from stages.errors import ArtifactError, InputError, UsageError
 from tests.artifacts.small import leftovers, run, tree
 
 TEXTS = {f"u-{i:02}": f"text {i}" for i in range(12)}
@@ -72,3 +72,41 @@ def test_the_plain_run_sweeps_up_after_killed_shards(tmp_path: Path) -> None:
     assert (tmp_path / ".tmp-0-of-2").exists()  # another shard's, which may be alive
     run(tmp_path, TEXTS)
     assert not leftovers(tmp_path)
+
+
+def test_merge_seals_what_shards_made_and_equals_a_single_run(tmp_path: Path) -> None:
+    root = tmp_path / "sharded"
+    for i in range(3):
+        run(root, TEXTS, shard=(i, 3), during=no_face)
+    outcome = run(root, TEXTS, merge=True, during=no_face)
+    assert outcome.made == [] and outcome.report.failed == {"u-03": "no face"} and outcome.report.exit_code == 4
+    run(tmp_path / "single", TEXTS, during=no_face)
+    assert tree(root) == tree(tmp_path / "single") and not leftovers(root)
+    assert not list(root.glob(".digests-*")) and read_artifact(root, "clips").digest == read_artifact(tmp_path / "single", "clips").digest
+
+
+def test_merge_names_what_is_missing_and_makes_and_seals_nothing(tmp_path: Path) -> None:
+    run(tmp_path, TEXTS, shard=(0, 3))
+    before = tree(tmp_path)
+    missing = sorted(set(TEXTS) - {p.name for p in (tmp_path / "clips").iterdir()})
+    with pytest.raises(ArtifactError, match=f"{len(missing)} of 12 are not made yet .*{missing[0]}.*--merge away"):
+        run(tmp_path, TEXTS, merge=True)
+    assert tree(tmp_path) == before and not (tmp_path / "artifact.json").exists()
+
+
+def test_merge_keeps_a_failure_that_the_plain_run_would_try_again(tmp_path: Path) -> None:
+    def bug(id: str, folder: Path) -> None:
+        if id == "u-03":
+            raise ValueError("once")
+
+    for i in (0, 1):
+        run(tmp_path, TEXTS, shard=(i, 2), during=bug)
+    outcome = run(tmp_path, TEXTS, merge=True)
+    assert outcome.made == [] and outcome.report.failed == {"u-03": "once"} and len(read_artifact(tmp_path, "clips").clips) == 11
+    assert run(tmp_path, TEXTS).made == ["u-03"] and len(read_artifact(tmp_path, "clips").clips) == 12
+
+
+@pytest.mark.parametrize("also", [{"shard": (0, 2)}, {"force": True}])
+def test_merge_with_what_makes_clips_is_refused(also: dict, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--merge makes nothing"):
+        run(tmp_path, TEXTS, merge=True, **also)

@@ -41,9 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="by default WORK/denoisers")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=8e-4)
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--precision", default="no")
     parser.add_argument("--table", action="store_true")
     o = parser.parse_args()
@@ -53,10 +51,8 @@ def main() -> None:
         return table(out, work, features)
     torch.set_num_threads(1)
     for row in o.rows:
-        DENOISERS["tiny"] = (*ROWS[row], *DENOISERS["tiny"][2:])
-        config = train.Config(
-            steps=10**6, batch=o.batch, learning_rate=o.rate, save_every=100, validate_every=10**6, precision=o.precision
-        )
+        DENOISERS["compact"] = (*ROWS[row], *DENOISERS["compact"][2:])
+        config = train.Config(preset="compact", precision=o.precision)
         train.run(config, train.Inputs(o.work, vae=o.vae), out / row, Runtime(device="cpu", max_minutes=o.minutes))
         scores = evaluate(out / row, work, features, side="val", frames=o.frames, steps=STEPS)
         write_json(out / f"{row}.json", {name: vars(s) for name, s in scores.items()})

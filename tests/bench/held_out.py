@@ -126,7 +126,8 @@ def cases(
         lips = shapes[place]
         if model.lips and sound != "true lips":
             mean, spread, _ = habits(shapes)
-            lips = mean + spread * smooth(model.listen(torch.from_numpy(windows).to(renderer.device)).cpu().numpy(), 25 * SMOOTH_SECONDS)
+            heard = model.listen(torch.from_numpy(windows).to(renderer.device, renderer.dtype)).float().cpu().numpy()
+            lips = mean + spread * smooth(heard, 25 * SMOOTH_SECONDS)
         told = lips if model.lips and sound != "copy" else None
         gap, usable, order = min(REFERENCE_GAP, len(crops) // 3), np.ones(len(crops), bool), np.arange(place.start, place.stop)
         far = choose_references(every, usable, gap, shapes, order, told)
@@ -141,22 +142,24 @@ def cases(
     return found
 
 
-def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batch: int = 8) -> np.ndarray:
+def draw(renderer: Renderer, case: Case, steps: int, sampler: str = "ddim", batch: int = 8, strength: float = 1.0) -> np.ndarray:
     """(T, R, R, 3) u8."""
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *renderer.shape), np.float32)).to(renderer.device)
     made = []
     for i in range(0, len(case.truth), batch):
         at = slice(i, i + batch)
         whole = renderer.encode_masked(renderer.pictures(case.truth[at]))
+        z_r, lost = renderer.encode_reference(renderer.pictures(case.references[at]))
         condition = Condition(
             masked=renderer.crop(whole),
-            reference=renderer.crop(renderer.encode(renderer.pictures(case.references[at]))),
+            reference=z_r,
             audio=torch.from_numpy(case.windows[at]).to(renderer.device),
             landmarks=torch.from_numpy(case.points[at]).to(renderer.device),
             lips=torch.from_numpy(case.lips[at]).to(renderer.device) if renderer.denoiser.lips else None,
         )
-        z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, SampleConfig(steps=steps, sampler=sampler))
-        made.append(renderer.compose(case.truth[at], renderer.decode(whole, z)))
+        config = SampleConfig(steps=steps, sampler=sampler, strength=strength)
+        z = renderer.generate(noise.expand(len(whole), -1, -1, -1), condition, config)
+        made.append(renderer.compose(case.truth[at], renderer.decode(whole, z, lost)))
     return np.concatenate(made)
 
 

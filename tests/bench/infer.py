@@ -69,7 +69,7 @@ def papers_way(renderer: Renderer, case: Case, frames: int) -> np.ndarray:
 
 
 def compare(o: argparse.Namespace) -> None:
-    renderer, _, _ = load_model(o.model, Runtime(device=o.device, threads=o.threads))
+    renderer, described, _ = load_model(o.model, Runtime(device=o.device, threads=o.threads))
     work, features = read_artifact(o.work, "clips"), read_artifact(o.features or o.work / "features", "features")
     held_out = cases(renderer, work, features, side=o.side, frames=o.frames)
     draw(renderer, replace(held_out[0], **held_out[0].cut(4)), steps=2)  # warm
@@ -89,7 +89,8 @@ def compare(o: argparse.Namespace) -> None:
     theirs = (time.perf_counter() - begin) / sum(len(m) for m in made)
     scores = judge(short, made)
     begin = time.perf_counter()
-    again = [draw(renderer, case, Config.steps) for case in short]
+    usual = Config().filled(described.get("sampling", {}))
+    again = [draw(renderer, case, usual.steps, strength=usual.strength) for case in short]
     ours = (time.perf_counter() - begin) / sum(len(m) for m in again)
     mine = judge(short, again)
     print(f"the paper's way: {theirs:.2f} s a frame, LPIPS {scores.lpips:.4f}, PSNR {scores.psnr:.2f}, opening {scores.opening:.3f}")

@@ -133,3 +133,34 @@ def test_a_residual_model_that_says_nothing_shows_the_reference():
     assert torch.allclose(made[..., ~inside], condition.masked[..., ~inside], atol=1e-6)
     with pytest.raises(UsageError, match="--target difference"):
         make_renderer(residual=True, conditions="alm")
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_with_less_strength_the_way_starts_at_the_reference(sampler):
+    """A model that always says `begin` leads back to it; the first time that it is asked is the share of the schedule."""
+    schedule, asked = Schedule(prediction="sample"), []
+    begin = torch.linspace(-1, 1, 96).reshape(1, 4, 4, 6)
+
+    def denoise(z, t, condition):
+        asked.append(int(t[0]))
+        return begin
+
+    noise = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    made = sample(denoise, schedule, noise, NOTHING, steps=5, sampler=sampler, begin=begin, strength=0.4)
+    assert torch.allclose(made, begin, atol=1e-3) and len(asked) == 5
+    assert 330 < asked[0] <= 420
+    clean = sample(denoise, schedule, torch.zeros_like(noise), NOTHING, steps=5, sampler=sampler, begin=begin, strength=0.1)
+    assert torch.allclose(clean, begin, atol=1e-3)
+
+
+def test_what_the_first_stage_loses_of_the_reference_is_kept_by_models_that_draw_differences():
+    """Where nothing changes, the reference's very pixels come back, whatever the first stage makes of them."""
+    for residual in (True, False):
+        renderer = make_renderer(residual=residual, prediction="sample")
+        crops = np.random.default_rng(0).integers(0, 256, (2, renderer.resolution, renderer.resolution, 3)).astype(np.uint8)
+        views = renderer.pictures(crops)
+        z_r, lost = renderer.encode_reference(views)
+        whole = renderer.encode(views)
+        assert torch.equal(z_r, renderer.crop(whole)) and lost.shape == views.shape
+        made = renderer.decode(whole, z_r, lost)[:, *renderer.view]
+        assert (np.abs(made.astype(int) - crops[:, *renderer.view]).max() <= 1) == residual

@@ -309,6 +309,36 @@ def test_the_pixel_term_reaches_the_network_through_the_decoder_and_only_where_t
     assert float(figures["pixel"]) > 0 and torch.isfinite(total)
 
 
+def test_one_step_samples_see_noise_alone_and_are_judged_in_pixels(work, tmp_path):
+    from stages.diffusion.render import Renderer
+    from stages.diffusion.schedule import Schedule
+    from stages.models.denoiser import Denoiser, denoiser_config
+    from stages.training.crops import ClipSet, split_clips
+    from stages.training.denoising import DenoisingTask
+    from stages.training.latents import cache_latents
+
+    first_stage = checkpoint.load_first_stage(work / "vae-64")
+    model = Denoiser(denoiser_config("tiny", latent_channels=first_stage.channels, audio_features=12))
+    renderer = Renderer(first_stage, model, Schedule(prediction="sample"), "lower-face", 64)
+    clips, vae = read_artifact(work, "clips"), read_artifact(work / "vae-64", "vae")
+    cache_latents(renderer, clips, vae, tmp_path / "latents", Runtime(), references=2)
+    sets = ClipSet(split_clips(clips, "train"), "train on"), ClipSet(split_clips(clips, "val"), "validate on")
+    arrays = read_artifact(tmp_path / "latents", "latents"), read_artifact(work / "features", "features")
+    config = train.Config(preset="tiny", pixel_weight=2.0, pixel_noise=0.01, one_step=0.5).resolved(64)
+    task = DenoisingTask(model, renderer, *sets, *arrays, config, lambda a, b: (a - b).square().mean(dim=(1, 2, 3)))
+    batch = task.batch(0, range(16), torch.device("cpu"))
+    assert batch.at_once is not None and 3 < batch.at_once.sum() < 13
+    assert (batch.t[batch.at_once] == 999).all() and (batch.t[~batch.at_once] < 999).any()
+    z_t = task._noised(batch)
+    assert torch.equal(z_t[batch.at_once], batch.noise[batch.at_once])
+    assert not torch.equal(z_t[~batch.at_once], batch.noise[~batch.at_once])
+    wrong = batch.z0 + 0.5 * batch.at_once[:, None, None, None]
+    assert task._pixel_loss(batch.z0, z_t, batch) < 1e-4 < task._pixel_loss(wrong, z_t, batch)
+    for share in (-0.1, 1.1):
+        with pytest.raises(UsageError, match="--one-step"):
+            train.Config(one_step=share)
+
+
 def test_a_dry_run_tells_parameters_memory_and_time_and_writes_nothing(work, tmp_path):
     from stages.runtime import Reporter
 

@@ -31,7 +31,7 @@ SHORT = {
 }  # fmt: skip
 TELLS = {
     "ground_truth": "the truth against itself: the ceiling",
-    "autoencoder": "its mouth through the model's first stage: the best that the model can draw",
+    "autoencoder": "its mouth through the model's first stage and back",
     "copy_baseline": "another mouth of the same film pasted in: what needs no model",
     "wrong_audio": "the model driven by another clip's sound: sync here has leaked from the picture",
     "silence": "the model driven by silence: mouths that open here have leaked",
@@ -73,16 +73,18 @@ def _head(scores: dict[str, Any]) -> str:
     scored = {row["name"] for row in scores["clips"] if "metrics" in row}
     return (
         f"<h1>Generated against true videos</h1><p class='faint'>difftalk {__version__}; {len(scored)} of {len(names)} clips scored, "
-        f"{sum('metrics' in row for row in scores['clips'])} films in all. {html.escape(str(scores['settings']['sync']))}.</p>"
+        f"{sum('metrics' in row for row in scores['clips'])} films in all.</p>"
     )
 
 
 def _problems(scores: dict[str, Any]) -> str:
-    said = [(row["method"], row["error"]) for row in scores["clips"] if "error" in row]
-    said += [(row["method"], problem) for row in scores["clips"] for problem in row.get("problems", ())]
+    said: dict[str, list[str]] = {}  # what one film lacks, every row of it lacks
+    for row in scores["clips"]:
+        for text in (row["error"],) if "error" in row else row.get("problems", ()):
+            said.setdefault(text, []).append(row["method"])
     if not said:
         return ""
-    items = "".join(f"<li><b>{html.escape(method)}</b>: {html.escape(text)}</li>" for method, text in said)
+    items = "".join(f"<li>{html.escape(text)} <span class='faint'>({html.escape(', '.join(m))})</span></li>" for text, m in said.items())
     return f'<div class="problems"><b>Not scored, or not in full</b><ul>{items}</ul></div>'
 
 
@@ -108,28 +110,36 @@ def _group(title: str, names: tuple[str, ...], scores: dict[str, Any], methods: 
     best = {n: _best(n, {m: scores["methods"][m][n]["mean"] for m in rivals if n in scores["methods"][m]}) for n in names}
     rows = []
     for m in methods:
-        cells = "".join(_cell(scores["methods"][m].get(n), best[n] == m and len(rivals) > 1) for n in names)
-        rows.append(f'<tr{" class=standing" if m in ROWS else ""}><td>{_key(methods, m)}{html.escape(m)}</td>{cells}</tr>')
-    return f"<h3>{title}</h3>{_table('<th>method</th>' + heads, rows)}"
+        count = max(figure["n"] for figure in scores["methods"][m].values())
+        cells = "".join(_cell(scores["methods"][m].get(n), m in best[n] and len(rivals) > 1, count) for n in names)
+        told = f"{html.escape(m)}<small>{count} clip{'s' if count > 1 else ''}</small>"
+        rows.append(f'<tr{" class=standing" if m in ROWS else ""}><td>{_key(methods, m)}{told}</td>{cells}</tr>')
+    about = f"<p class='faint'>Sync is measured by: {html.escape(scores['settings']['sync'])}.</p>" if "sync_offset" in names else ""
+    return f"<h3>{title}</h3>{about}{_table('<th>method</th>' + heads, rows)}"
 
 
 def _table(heads: str, rows: list[str]) -> str:
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _best(name: str, means: dict[str, float | None]) -> str:
-    """The method that is best by a metric; an empty text where that cannot be said."""
+def _best(name: str, means: dict[str, float | None]) -> set[str]:
+    """The methods that are best by a metric; none where that cannot be said."""
     known = {method: mean for method, mean in means.items() if mean is not None}
     cost = {"up": lambda x: -x, "down": lambda x: x, "zero": abs, "one": lambda x: abs(x - 1)}.get(BETTER[name])
-    return min(known, key=lambda m: cost(known[m])) if known and cost else ""
+    if not (known and cost):
+        return set()
+    least = min(cost(mean) for mean in known.values())
+    return {method for method, mean in known.items() if cost(mean) == least}
 
 
-def _cell(figure: dict[str, Any] | None, best: bool) -> str:
+def _cell(figure: dict[str, Any] | None, best: bool, count: int) -> str:
+    """Mean and interval; and how many clips have it, where that is not `count`, as of the others."""
     if figure is None or figure["mean"] is None:
         return "<td>–</td>"
     interval = figure["ci95"]
-    below = f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else f"n = {figure['n']}"
-    return f'<td{" class=best" if best else ""}>{figure["mean"]:.4g}<small>{below}</small></td>'
+    below = f"<small>{interval[0]:.4g} to {interval[1]:.4g}</small>" if interval else ""
+    below += f"<small>of {figure['n']}</small>" if figure["n"] != count else ""
+    return f'<td{" class=best" if best else ""}>{figure["mean"]:.4g}{below}</td>'
 
 
 def _clips(scores: dict[str, Any], units: Path, methods: list[str]) -> list[str]:
@@ -163,15 +173,15 @@ Ordered = list[tuple[str, dict[str, Any], Clip]]
 
 
 def _openings(ordered: Ordered, methods: list[str]) -> str:
-    lines: list[Line] = []
+    lines, truth = [], Line(np.zeros(0), np.zeros(0), "", "truth", truth=True)
     for m, _, clip in ordered:
         table, columns = clip.array("per_frame.npy"), clip.facts["columns"]
         seconds = np.arange(len(table)) / float(Fraction(clip.facts["fps"]))
         if m != "ground_truth":
             lines.append(Line(seconds, np.asarray(table[:, columns.index("opening")]), colour(methods.index(m)), m))
-        if not any(line.truth for line in lines):
-            lines.append(Line(seconds, np.asarray(table[:, columns.index("opening_true")]), "", "truth", truth=True))
-    return plot(lines, x_label="seconds (dark line: truth)", y_label="mouth opening", zero=True)
+        if len(seconds) > len(truth.x):  # some rows are shorter
+            truth = Line(seconds, np.asarray(table[:, columns.index("opening_true")]), "", "truth", truth=True)
+    return plot([truth, *lines], x_label="seconds (broad line: truth)", y_label="mouth opening", zero=True)
 
 
 def _curves(ordered: Ordered, methods: list[str]) -> str:

@@ -36,7 +36,7 @@ details.clip > div { padding: 0 .9rem .9rem; }
 .maps { display: flex; flex-wrap: wrap; gap: .8rem; margin: .4rem 0; }
 figure { margin: 0; } figcaption { color: var(--faint); font-size: .8rem; }
 .maps img { width: 148px; height: 148px; border-radius: 4px; display: block; }
-.strip img { width: 100%; min-width: 640px; height: auto; display: block; border-radius: 4px; }
+.strip img { height: auto; max-width: 100%; display: block; border-radius: 4px; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: .85rem; margin: .3rem 0; }
 .problems { border-left: 4px solid #c4570a; background: var(--wash); padding: .5rem .9rem; border-radius: 0 6px 6px 0;
   overflow-wrap: anywhere; }
@@ -44,9 +44,10 @@ dl { display: grid; grid-template-columns: minmax(9rem, max-content) 1fr; gap: .
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .85em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--faint); } svg .axis { stroke: var(--line); stroke-width: 1; fill: none; }
-svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg .truth { stroke: var(--true); stroke-width: 1.4; opacity: .75; }
+svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg .truth { stroke: var(--true); stroke-width: 5; opacity: .22; }
 @media (max-width: 700px) {
   body { padding: 1rem .8rem 3rem; font-size: 16px; } .plots { grid-template-columns: minmax(0, 1fr); }
+  .strip img { max-width: none; height: 160px; }
   .plot { min-width: 34rem; } .plot.small { min-width: 20rem; } .maps img { width: 128px; height: 128px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } th, td { padding: .35rem .5rem; }
 }

@@ -1,0 +1,232 @@
+"""difftalk ui in a real browser: headless Chromium, driven by selenium; skipped where none is installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import infer
+from stages.errors import InputError
+from stages.media.audio import read_audio, write_wav
+from stages.media.video import VideoWriter
+from stages.runtime import Runtime
+from tests.small import make_model
+
+pytest.importorskip("gradio", reason="the page's extra is not installed")
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+ROOT = Path(__file__).parents[2]
+BROWSER = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
+    pytest.mark.slow,
+]
+PATIENCE = 120.0
+"""Seconds; other tests may use the processors too."""
+
+
+@pytest.fixture(scope="module")
+def files(made_clip, tmp_path_factory) -> Path:
+    """What is dropped on the page: sound.wav (1.2 s) and person.mp4; broken, empty and silent ones."""
+    folder = tmp_path_factory.mktemp("dropped")
+    write_wav(folder / "sound.wav", read_audio(made_clip)[:19_200])
+    shutil.copy(made_clip, folder / "person.mp4")
+    (folder / "text.mp4").write_text("this is a shopping list\n" * 50)
+    (folder / "empty.mp4").touch()
+    with VideoWriter(folder / "silent.mp4", fps=Fraction(25), size=(160, 120)) as out:
+        for i in range(5):
+            out.write(np.full((120, 160, 3), 40 * i, np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A page that is served as people do it."""
+    folder = tmp_path_factory.mktemp("served")
+    make_model(folder / "model", still=True)
+    log, environment = folder / "log", os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    with log.open("w") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "difftalk_cli", "ui", "--model", "model", "--port", "0", "--device", "cpu", "--threads", "1"],
+            cwd=folder, env=environment, stderr=told,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + PATIENCE
+        while "page: http" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield log.read_text().split("page: ")[1].split()[0]
+    finally:
+        process.terminate()
+        code = process.wait(60)
+    assert code == 0 and not list(folder.glob("difftalk-ui-*")), log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1400,1000",
+        "--autoplay-policy=no-user-gesture-required", "--disable-background-networking", f"--user-data-dir={profile}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.binary_location = BROWSER
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(PATIENCE)
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """One tab of the page."""
+
+    def __init__(self, driver, address: str):
+        self.driver = driver
+        driver.get(address)
+        self.find("#person input[type=file]")
+        self.until(lambda: self.all("#status .dt-status"))
+
+    def all(self, selector: str):
+        return self.driver.find_elements("css selector", selector)
+
+    def until(self, check, seconds: float = PATIENCE):
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if found := check():
+                    return found
+            except StaleElementReferenceException:
+                pass  # replaced while it was looked at
+            assert time.monotonic() < end, self.driver.find_element("tag name", "body").text
+            time.sleep(0.1)
+
+    def find(self, selector: str):
+        return self.until(lambda: (self.all(selector) or [None])[0])
+
+    def drop(self, place: str, path: Path) -> None:
+        self.find(f"#{place} input[type=file]").send_keys(str(path))
+
+    def click(self, selector: str) -> None:
+        """A click on what is there, scrolled to or not."""
+        element = self.until(lambda: next((e for e in self.all(selector) if e.is_displayed()), None))
+        self.driver.execute_script("arguments[0].click()", element)
+
+    def text(self, selector: str) -> str:
+        return self.until(lambda: " ".join(e.text for e in self.all(selector)))
+
+    def start(self, button: str) -> str:
+        """Click; the selector of the new job's status."""
+        before = max((int(e.get_attribute("data-number")) for e in self.all("#status [data-number]")), default=0)
+        self.click(button)
+        self.find(f'#status [data-number="{before + 1}"]')
+        return f'#status [data-number="{before + 1}"]'
+
+    def make(self, button: str, state: str = "done") -> None:
+        """Click, and wait until the new job has ended so."""
+        job = self.start(button)
+        ended = self.until(lambda: [e for s in ("done", "failed", "stopped") for e in self.all(f'{job}[data-state="{s}"]')])
+        assert ended[0].get_attribute("data-state") == state, self.text("#status")
+
+
+def filled(driver, address: str, files: Path, **settings) -> Page:
+    page = Page(driver, address)
+    page.drop("person", files / "person.mp4")
+    page.find(".dt-person img")
+    page.drop("speech", files / "sound.wav")
+    page.find(".dt-sound")
+    page.click("#consent input")
+    for name, value in settings.items():
+        field = page.find(f"#set-{name} input")
+        field.clear()
+        field.send_keys(str(value))
+        field.send_keys("\t")
+    return page
+
+
+def test_from_a_drop_to_a_video_that_plays_beside_its_source(driver, address, files):
+    page = filled(driver, address, files, steps=2)
+    assert "320x320, 25 fps, 1 face" in page.text("#seen") and "1.2 s" in page.text("#heard")
+    page.make("#preview")
+    picture = page.find(".dt-preview img")
+    page.until(lambda: driver.execute_script("return arguments[0].naturalWidth", picture) == 640)
+    page.make("#run")
+    videos = page.until(lambda: len(v := page.all(".dt-player video")) == 2 and v)
+    page.until(lambda: driver.execute_script("return [...arguments].every(v => v.readyState > 1 && !v.error)", *videos))
+    lengths = driver.execute_script("return [...arguments].map(v => v.duration)", *videos)
+    assert lengths[0] == pytest.approx(1.2, abs=0.1) and lengths[1] == pytest.approx(lengths[0], abs=0.05)
+    page.click(".dt-play")
+    page.until(lambda: driver.execute_script("return arguments[0].currentTime", videos[1]) > 0.5)
+    page.until(lambda: driver.execute_script("return Math.abs(arguments[0].currentTime - arguments[1].currentTime)", *videos) < 0.1)
+    facts = page.text(".dt-facts")
+    assert "100.0% of 30 frames" in facts and "0, 2" in facts and "sha256" in facts
+    link = page.find(".dt-link").get_attribute("href")
+    size = driver.execute_async_script("fetch(arguments[0]).then(r => r.arrayBuffer()).then(b => arguments[1](b.byteLength))", link)
+    assert size > 5000
+    # nothing of the page came from elsewhere, or tried to
+    loaded = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert loaded and [name for name in loaded if not name.startswith((address, "data:", "blob:"))] == []
+
+
+def test_a_result_is_checked_and_compared(driver, address, files):
+    page = filled(driver, address, files, steps=2, seed=5)
+    page.make("#run")
+    page.make("#check-result")
+    assert "Made by difftalk" in page.text(".dt-verdict")
+    page.click("#tab-check-button")
+    page.drop("marked", files / "person.mp4")
+    page.until(lambda: "person.mp4" in page.text("#marked"))
+    page.make("#check")
+    page.until(lambda: "No sign of difftalk" in page.text("#result"))
+
+
+def test_a_job_outlives_its_tab_and_stop_stops_it(driver, address, files):
+    page = filled(driver, address, files, steps=400)
+    job = page.start("#run")
+    page.find(f'{job}[data-state="running"] .dt-bar[role]')
+    driver.switch_to.new_window("tab")
+    other, first = driver.current_window_handle, driver.window_handles[0]
+    driver.switch_to.window(first)
+    driver.close()
+    driver.switch_to.window(other)
+    page = Page(driver, address)  # opened anew: it shows what runs, and answers meanwhile
+    page.find(f'{job}[data-state="running"]')
+    page.click("#tab-check-button")
+    assert page.until(lambda: page.all("#marked")[0].is_displayed())
+    page.click("#stop")
+    page.find(f'{job}[data-state="stopped"]')
+    assert "what was finished is kept" in page.text("#status")
+    assert page.until(lambda: page.all("#again")[0].is_displayed())
+    page.click("#remove")
+    page.until(lambda: not page.all(job) and "stopped" not in page.text("#jobs"))
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "empty.mp4", "silent.mp4"])
+def test_what_cannot_be_used_gets_the_command_lines_words(driver, address, files, name, tmp_path):
+    """As the person: a text and an empty file; as the speech: a video without sound."""
+    person, sound = (files / "person.mp4", files / name) if name == "silent.mp4" else (files / name, files / "sound.wav")
+    with pytest.raises(InputError) as told:
+        infer.run(infer.Config(), infer.Inputs(sound, person, make_model(tmp_path / "model")), tmp_path / "out.mp4", Runtime())
+    words = " ".join(str(told.value).replace(f"{files}/", "").split())
+    page = Page(driver, address)
+    page.drop("person", person)
+    page.find("#seen .dt-person, #seen .dt-error")
+    page.drop("speech", sound)
+    page.find("#heard .dt-sound, #heard .dt-error")
+    shown = page.text("#seen .dt-error, #heard .dt-error")
+    assert " ".join(shown.split()) == words
+    page.click("#run")
+    page.until(lambda: "tick the line" in page.text("#notice"))
+    page.click("#consent input")
+    page.make("#run", "failed")
+    assert " ".join(page.text("#status .dt-error").split()) == words
