@@ -72,7 +72,7 @@ def build(module: ModuleType, name: str, help: str) -> TyperCommand:
             return module.call(stage, config, Runtime(reporter=reporter, **chosen), **pick(own))
 
         table = None if shown["quiet"] else getattr(module, "table", None)
-        deliver(work, as_json=shown["json"], debug=shown["log_level"] == "debug", table=table)
+        deliver(work, as_json=shown["json"], debug=shown["log_level"] == "debug", table=table, extra=getattr(module, "extra", None))
 
     command.__signature__ = inspect.Signature([*own, *settings, *runtime, *output])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*own, *settings, *runtime, *output)}

@@ -16,9 +16,13 @@ import typer
 from stages.errors import DiffTalkError
 from stages.runtime import Report, process_rank
 
+Extra = Callable[[Report], dict[str, Any]]
 
-def deliver(work: Callable[[], Report], *, as_json: bool, debug: bool, table: Callable[[Report], None] | None) -> None:
-    """Run `work` and leave with its exit code (see difftalk_cli.main.main)."""
+
+def deliver(
+    work: Callable[[], Report], *, as_json: bool, debug: bool, table: Callable[[Report], None] | None, extra: Extra | None = None
+) -> None:
+    """Run `work` and leave with its exit code (see difftalk_cli.main.main). `extra` adds keys to what --json prints."""
     try:
         with redirect_stdout(sys.stderr):  # what libraries say (Ray's news of lost nodes) is no result
             report = work()
@@ -43,7 +47,7 @@ def deliver(work: Callable[[], Report], *, as_json: bool, debug: bool, table: Ca
         tell(f"{len(report.failed)} failed, {report.done} done, {report.skipped} skipped; see failures.jsonl in {report.out}")
     if table:
         table(report)
-    _print_result(report, as_json)
+    _print_result(report, as_json, extra)
     raise typer.Exit(report.exit_code)
 
 
@@ -56,12 +60,13 @@ def tell(text: str) -> None:
         silence(sys.stderr)
 
 
-def _print_result(report: Report, as_json: bool) -> None:
+def _print_result(report: Report, as_json: bool, extra: Extra | None = None) -> None:
     text = str(report.out)
     if as_json:
         record: dict[str, Any] = {
             "out": str(report.out), "done": report.done, "skipped": report.skipped, "failed": report.failed, "facts": report.facts,
         }  # fmt: skip
+        record |= extra(report) if extra else {}
         text = json.dumps(record, ensure_ascii=False, default=str)
     try:
         print(text, flush=True)

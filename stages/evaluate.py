@@ -1,58 +1,57 @@
-"""evaluate: generated videos against the true ones, frame by frame (DESIGN, walk 7).
+"""evaluate: generated videos against the true ones (DESIGN, walk 7).
 
-Each pair is scored on three pictures: the whole frame, the canonical face crop, and the mouth. Face and mouth are found in
-the true video only and cut out of both at the same place. A pair's folder holds
+Several methods are scored against one truth, and with them the standing rows that tell floor and ceiling (metrics.rows). Face
+and mouth are found in the true video only and cut out of both at the same place. The folder of one clip of one method holds
 
-    per_frame.npy  (T, M) f32   metric M of compared frame T, NaN where the truth shows no face; names in clip.json
+    per_frame.npy  (T, M) f32     figure M of compared frame T, NaN where it has none; names in clip.json
+    motion.npy     (2, R, R) f32  mean difference of adjacent frames over the face crop, generated and true
+    sync.npy       (31,) f32      distance of lips and sound for the offsets +15 .. -15, where it could be measured
+    strip.jpg                     frames side by side, true above generated
 
-and the artifact, for all of them together, scores.json and per_clip.jsonl.
+and the artifact, for all of them together, scores.json, per_clip.jsonl and report.html.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from stages import weights
 from stages.artifacts import (
     DigestCache,
-    Draft,
     Input,
     Store,
     Unit,
     Weight,
     digest_json,
+    file_digest,
+    read_artifact,
     remove_tree,
     run_units,
     write_atomic,
     write_json,
 )
+from stages.artifacts.files import append_line
 from stages.artifacts.read import read_clip
 from stages.errors import InputError, UsageError
 from stages.media.pairs import VideoPair, find_pairs
-from stages.media.video import VideoReader
-from stages.metrics import pairs, statistics
-from stages.metrics.mouth import SIDE, mouth_square
-from stages.metrics.pairs import Counts, describe, pair_frames, resize_to
-from stages.metrics.scorer import CROP, FRAME, METRICS, MOUTH, PSNR_CAP, Scorer, result_names
-from stages.runtime import Needs, Report, Reporter, Runtime
+from stages.media.probe import probe
+from stages.metrics import statistics
+from stages.metrics.names import METRICS, MODEL_ROWS, ROWS, result_names
+from stages.metrics.scoring import How, Job, score_pair
+from stages.metrics.settings import settings
+from stages.runtime import Needs, Report, Runtime
 
-if TYPE_CHECKING:
-    from stages.faces import FaceTrack
-    from stages.faces.detect import FaceFinder, LandmarkTool
-    from stages.metrics.lpips import Lpips
-
-CODE = 1
+CODE = 2
 METHOD = "generated"
-LPIPS_FILES = ("lpips-alex-trunk", "lpips-alex-heads")
+"""What the videos given first are called."""
+LPIPS_FILES = {
+    "lpips_alex": ("lpips-alex-trunk", "lpips-alex-heads"),
+    "lpips_vgg": ("lpips-vgg-trunk", "lpips-vgg-heads"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,31 +59,55 @@ class Config:
     """What the scores depend on."""
 
     metrics: str = ",".join(METRICS)
-    """What to measure, separated by commas: psnr, ssim, lpips."""
+    """What to measure, separated by commas: psnr, ssim, lpips, vgg, mouth, identity, jitter, sync."""
+    rows: str = ",".join(ROWS)
+    """Standing rows, separated by commas: ground_truth, autoencoder, copy_baseline, wrong_audio, silence; empty for none."""
     resolution: int = 256
     """Side in pixels of the face crop that is compared."""
     mouth_resolution: int = 128
     """Side in pixels of the mouth crop that is compared."""
+    vgg_seconds: float = 1.0
+    """LPIPS with VGG16, which is slow, looks at one frame in so many seconds; 0: at every frame."""
+    row_seconds: float = 3.0
+    """The rows that a model draws are drawn for so many seconds of each clip."""
     landmarks: Literal["dlib", "face-alignment"] = "dlib"
     """Landmark tool: dlib (weights come with the installation) or face-alignment (the paper's, downloads once)."""
     face: int = 0
     """Whose face in the true video: 0 the most prominent, 1 the next, and so on."""
 
     def __post_init__(self) -> None:
-        asked = {name.strip().lower() for name in self.metrics.split(",")} - {""}
-        if not asked or not asked <= set(METRICS):
-            raise UsageError(f"--metrics {self.metrics}: choose from {', '.join(METRICS)}, separated by commas")
         # One spelling for one choice, so that another order is no other configuration.
-        object.__setattr__(self, "metrics", ",".join(name for name in METRICS if name in asked))
+        object.__setattr__(self, "metrics", _choice("metrics", self.metrics, METRICS, empty=False))
+        object.__setattr__(self, "rows", _choice("rows", self.rows, ROWS, empty=True))
         for name in ("resolution", "mouth_resolution"):
             if not 64 <= getattr(self, name) <= 1024:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be between 64 and 1024")
-        if self.face < 0:
-            raise UsageError(f"--face {self.face}: must be 0 or more")
+        if self.face < 0 or self.vgg_seconds < 0:
+            name = "face" if self.face < 0 else "vgg_seconds"
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 0 or more")
+        if self.row_seconds < 1:
+            raise UsageError(f"--row-seconds {self.row_seconds}: must be at least 1")
+
+    @property
+    def how(self) -> How:
+        """The settings of a single clip."""
+        names = ("resolution", "mouth_resolution", "vgg_seconds", "row_seconds", "landmarks", "face")
+        return How(chosen=self.chosen, **{name: getattr(self, name) for name in names})
 
     @property
     def chosen(self) -> tuple[str, ...]:
         return tuple(self.metrics.split(","))
+
+    @property
+    def standing(self) -> tuple[str, ...]:
+        return tuple(name for name in self.rows.split(",") if name)
+
+
+def _choice(option: str, text: str, known: tuple[str, ...], *, empty: bool) -> str:
+    asked = {name.strip().lower() for name in text.split(",")} - {""}
+    if not (asked or empty) or not asked <= set(known):
+        raise UsageError(f"--{option} {text}: choose from {', '.join(known)}, separated by commas")
+    return ",".join(name for name in known if name in asked)
 
 
 @dataclass(frozen=True)
@@ -93,54 +116,94 @@ class Inputs:
 
     generated: Path
     truth: Path
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to score one pair."""
-
-    pair: VideoPair
-    config: Config
-    lpips: tuple[Path, ...] = ()
-    device: str = "cpu"
-    threads: int | None = None
-    """Processor threads to use; None leaves them as they are."""
+    methods: dict[str, Path] = field(default_factory=dict)
+    """More generated videos, by the method's name, against the same truth."""
+    model: Path | None = None
+    """A denoiser artifact for the rows that a model draws; by default the bundled one, where there is one."""
+    syncnet: Path | None = None
+    """SyncNet's official weights, `syncnet_v2.model`."""
 
 
 def run(config: Config, inputs: Inputs, out: Path, runtime: Runtime) -> Report:
     """Score every pair and write the scores artifact `out`.
 
-    Raises InputError when there is nothing to compare, WeightsError when a metric's weights cannot be had. A pair
-    that cannot be scored (no partner, not readable, no face) is recorded in failures.jsonl and the rest go on.
+    Raises InputError when there is nothing to compare, WeightsError when a metric's weights cannot be had, ArtifactError for a
+    model that is none. A pair that cannot be scored (no partner, not readable, no face) is recorded in failures.jsonl and the rest go on;
+    one that could be scored in part (no sound) is recorded too, and keeps its figures.
     """
-    found = find_pairs(Path(inputs.generated), Path(inputs.truth))
-    used = _weights(config)
+    inputs = replace(inputs, model=_model(inputs.model, config, runtime))
+    pairs = all_pairs(inputs, config)
+    used = _weights(config, inputs)
     with Store(out, kind="scores", stage="evaluate", code=CODE, config=config, runtime=runtime, weights=used) as store:
-        todo = store.plan([_unit(pair, config, store.digests) for pair in found])
+        todo = store.plan(_units(pairs, config, inputs, store.digests))
         if runtime.dry_run:
             return store.seal()
-        todo = _prepare(todo, config, runtime)
-        needs = Needs(cpus=1, gpus=0.25 if any(unit.payload.device.startswith("cuda") for unit in todo) else 0.0)
-        run_units(store, todo, score_pair, title="evaluate", unit="clips", size=lambda unit: 1.0, needs=needs)
+        todo = _prepare(todo, config, inputs, runtime)
+        run_units(store, todo, score_pair, title="evaluate", unit="clips", size=lambda unit: 1.0, needs=_needs(inputs, config))
         if runtime.shard:
             return store.seal()
         _forget_others(store)
-        scores = _collect(store, config)
-        write_json(store.root / "scores.json", scores)
-        with write_atomic(store.root / "per_clip.jsonl") as part, part.open("w", encoding="utf-8") as f:
-            f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores["clips"])
+        scores = _collect(store, config, inputs, list(pairs))
+        _write(store, scores)
         report = store.seal(facts={"methods": scores["methods"], "settings": scores["settings"]})
-        report.facts |= {"methods": scores["methods"], "scores": str(store.root / "scores.json")}
+        _tell_parts(store, scores)
+        places = {"scores": str(store.root / "scores.json"), "report": str(store.root / "report.html")}
+        report.facts |= {key: scores[key] for key in ("methods", "clips", "settings")} | places
         return report
 
 
-# -- what a run needs
+# -- what there is to score
 
 
-def _unit(pair: VideoPair, config: Config, digests: DigestCache) -> Unit:
+def all_pairs(inputs: Inputs, config: Config) -> dict[str, list[VideoPair]]:
+    """Method -> its pairs: the videos given first, the other methods, then the standing rows of every truth that has a partner."""
+    truth = Path(inputs.truth)
+    found = {METHOD: find_pairs(Path(inputs.generated), truth)}
+    for name, folder in inputs.methods.items():
+        if name in (METHOD, *ROWS) or not re.fullmatch(r"[\w.+-]+", name):
+            taken = ", ".join((METHOD, *ROWS))
+            raise UsageError(f"--method {name}=...: choose another name, of letters, digits, . + - and _, and none of {taken}")
+        found[name] = find_pairs(Path(folder), truth)
+    named = {pair.truth: pair.name for pairs in reversed(found.values()) for pair in pairs if pair.truth and not pair.problem}
+    for row in config.standing:
+        if row not in MODEL_ROWS or inputs.model:
+            found[row] = [VideoPair(name, path, path) for path, name in sorted(named.items(), key=lambda item: item[1])]
+    return found
+
+
+def _units(pairs: dict[str, list[VideoPair]], config: Config, inputs: Inputs, digests: DigestCache) -> list[Unit]:
+    model = read_artifact(inputs.model, "denoiser").digest if inputs.model else ""
+    others = _others([pair.truth for pair in pairs.get("wrong_audio", []) if pair.truth])
+    units = []
+    for method, rows in pairs.items():
+        for pair in rows:
+            job = Job(pair=pair, how=config.how, method=method, other=others.get(pair.truth) if method == "wrong_audio" else None)
+            more = [Input("model", "denoiser", model)] if method in MODEL_ROWS else []
+            units.append(_unit(job, more, digests))
+    return units
+
+
+def _others(truths: list[Path]) -> dict[Path | None, Path | None]:
+    """Whose sound drives the wrong-audio row of each film: the next film's that has any; none where there is no other."""
+    heard, found = [path for path in truths if _sounds(path)], {}
+    for path in heard:
+        after = heard.index(path) + 1
+        found[path] = next((other for other in heard[after:] + heard if other != path), None)
+    return {path: found.get(path) for path in truths}
+
+
+def _sounds(path: Path) -> bool:
+    try:
+        return probe(path).audio is not None
+    except InputError:
+        return False
+
+
+def _unit(job: Job, more: list[Input], digests: DigestCache) -> Unit:
     """The pair's place is its name, not its content: a video made anew replaces the old one's scores."""
-    inputs: list[Input] = []
-    for role, path in (("generated", pair.generated), ("truth", pair.truth)):
+    pair, inputs = job.pair, list(more)
+    first = ("other", job.other) if job.method in ROWS else ("generated", pair.generated)
+    for role, path in (first, ("truth", pair.truth)):
         try:
             inputs += [Input(role, "file", digests.digest(path))] if path else []
         except OSError as error:
@@ -148,145 +211,86 @@ def _unit(pair: VideoPair, config: Config, digests: DigestCache) -> Unit:
             inputs.append(Input(role, "file", "unreadable"))
     if pair.problem:
         inputs.append(Input("problem", "text", pair.problem))
-    stem = re.sub(r"[^\w.+-]+", "_", pair.name.rsplit("/", 1)[-1]).strip("._")[:80] or "clip"
-    return Unit(f"{stem}-{digest_json(pair.name)[:8]}", tuple(inputs), Job(pair, config), pair.name)
+    return Unit(unit_id(job.method, pair.name), tuple(inputs), replace(job, pair=pair), pair.name)
+
+
+def unit_id(method: str, name: str) -> str:
+    """Where the scores of the clip `name` of a method lie."""
+    stem = re.sub(r"[^\w.+-]+", "_", name.rsplit("/", 1)[-1]).strip("._")[:80] or "clip"
+    whose = "" if method == METHOD else f"{method}--"
+    return f"{whose}{stem}-{digest_json(name)[:8]}"
+
+
+# -- what a run needs
+
+
+def _model(path: Path | None, config: Config, runtime: Runtime) -> Path | None:
+    """The model that draws rows, where some are wanted."""
+    if not set(config.standing) & set(MODEL_ROWS):
+        return None
+    if path is None:
+        from stages.dubbing.model import BUNDLED
+
+        path = BUNDLED if BUNDLED.exists() else None
+    if path is None:
+        missing = ", ".join(row for row in config.standing if row in MODEL_ROWS)
+        runtime.reporter.warn(f"rows left out: {missing}; they need a model, give one with --model DIR (or choose others with --rows)")
+        return None
+    read_artifact(path, "denoiser")
+    return Path(path)
 
 
 def _names(config: Config) -> list[str]:
-    return ["dlib-68", "dlib-resnet", *(LPIPS_FILES if "lpips" in config.chosen else ())]
+    wanted = [name for metric, name in (("lpips", "lpips_alex"), ("vgg", "lpips_vgg")) if metric in config.chosen]
+    return ["dlib-68", "dlib-resnet", *(file for name in wanted for file in LPIPS_FILES[name])]
 
 
-def _weights(config: Config) -> list[Weight]:
+def _weights(config: Config, inputs: Inputs) -> list[Weight]:
     found = [weights.describe(name) for name in _names(config)]
-    extra = [Weight("face-alignment", "2DFAN4, fetched by face-alignment", "BSD-3-Clause")]
-    return [Weight(w.name, w.sha256, w.licence) for w in found] + (extra if config.landmarks == "face-alignment" else [])
+    used = [Weight(w.name, w.sha256, w.licence) for w in found]
+    if config.landmarks == "face-alignment":
+        used.append(Weight("face-alignment", "2DFAN4, fetched by face-alignment", "BSD-3-Clause"))
+    if "sync" in config.chosen:
+        name, path, licence = sync_meter(inputs.syncnet)
+        if not path.is_file():
+            raise InputError(f"--syncnet {path}: no such file; it is syncnet_v2.model of the SyncNet release")
+        used.append(Weight(name, file_digest(path), licence))
+    return used
 
 
-def _prepare(todo: list[Unit], config: Config, runtime: Runtime) -> list[Unit]:
+def sync_meter(syncnet: Path | None) -> tuple[str, Path, str]:
+    """(name, weights, licence) of what measures sync: SyncNet where its weights are given, else the shipped acoustic model."""
+    if syncnet is not None:
+        return "syncnet", Path(syncnet), "unknown: given by the user"
+    from stages.speech.encoder import BUNDLED
+
+    return "lip-opening", BUNDLED, "Apache-2.0 (difftalk)"
+
+
+def _networks(inputs: Inputs, config: Config) -> bool:
+    """Whether anything runs that a GPU makes faster."""
+    return bool({"lpips", "vgg"} & set(config.chosen) or inputs.model or inputs.syncnet)
+
+
+def _needs(inputs: Inputs, config: Config) -> Needs:
+    return Needs(cpus=1, gpus=0.25 if _networks(inputs, config) else 0.0)
+
+
+def _prepare(todo: list[Unit], config: Config, inputs: Inputs, runtime: Runtime) -> list[Unit]:
     """Give each pair what it runs with. Weights are fetched here, once, and only when there is something to score."""
     if all(unit.payload.pair.problem for unit in todo):
         return todo
     paths = {name: weights.locate(name, offline=runtime.offline, reporter=runtime.reporter) for name in _names(config)}
-    lpips = tuple(paths[name] for name in LPIPS_FILES if name in paths)
-    device = str(runtime.torch_device()) if lpips else "cpu"
-    workers = min(runtime.workers, len(todo))
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
-    return [replace(u, payload=replace(u.payload, lpips=lpips, device=device, threads=threads)) for u in todo]
+    lpips = {network: tuple(paths[f] for f in files) for network, files in LPIPS_FILES.items() if files[0] in paths}
+    # A cluster's workers look for devices of their own: this machine may have none, or others.
+    device = "cpu" if not _networks(inputs, config) else runtime.device if runtime.ray else str(runtime.torch_device())
+    alone = runtime.ray is None and min(runtime.workers, len(todo)) == 1
+    threads = None if alone else runtime.threads_of_a_worker(_needs(inputs, config))
+    shared = {"lpips": lpips, "device": device, "threads": threads, "model": inputs.model, "syncnet": inputs.syncnet}
+    return [replace(u, payload=replace(u.payload, **shared)) for u in todo]
 
 
-@functools.lru_cache(maxsize=1)
-def _lpips(files: tuple[Path, ...], device: str) -> Lpips:
-    from stages.metrics.lpips import Lpips
-
-    return Lpips(*files).to(device)
-
-
-@functools.lru_cache(maxsize=1)
-def _finder(tool: LandmarkTool) -> FaceFinder:
-    from stages.faces.detect import make_finder
-
-    return make_finder(tool)  # reading its 122 MB takes a second, as long as a short clip
-
-
-# -- one pair
-
-
-def score_pair(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
-    """Score one pair into draft.path. Raises InputError when it cannot be scored, saying why."""
-    from stages.faces import LOST
-
-    pair, config = job.pair, job.config
-    if pair.problem:
-        raise InputError(pair.problem)
-    assert pair.generated and pair.truth, pair
-    _limit_threads(job)
-    generated, truth = VideoReader(pair.generated), VideoReader(pair.truth)
-    track = find_face(truth, config, tick)
-    scorer = Scorer(config.chosen, _lpips(job.lpips, job.device) if job.lpips else None)
-    counts, rates = Counts(), (generated.info.fps, truth.info.fps)
-    frames = _ticking(truth, len(track.status), tick)
-    for i, (fake, true) in enumerate(pair_frames(generated, frames, rates, counts)):
-        scorer.add(pictures(fake, true, track.landmarks[i], track.align[i], config))
-    faces = int((track.status[: counts.used] != LOST).sum())
-    if not faces:
-        raise InputError(f"{pair.name}: no face in the {counts.used} frames that could be compared")
-    table = scorer.table()  # (T, M)
-    np.save(draft.path / "per_frame.npy", table.astype(np.float32))
-    draft.facts |= {
-        "files": {"generated": pair.generated.name, "truth": pair.truth.name},
-        "metrics": {name: float(mean) for name, mean in zip(scorer.names, np.nanmean(table, axis=0), strict=True)},
-        "columns": list(scorer.names),
-        "frames": {"generated": counts.generated, "truth": counts.truth, "used": counts.used, "face": faces},
-        "notes": _notes(generated, truth, counts, faces),
-    }
-
-
-def _notes(generated: VideoReader, truth: VideoReader, counts: Counts, faces: int) -> list[str]:
-    """What a reader should know of this clip's figures; empty when all went plainly."""
-    sizes = [(reader.info.width, reader.info.height) for reader in (generated, truth)]
-    notes = describe((sizes[0], sizes[1]), (generated.info.fps, truth.info.fps), counts)
-    for reader, side in ((generated, "generated"), (truth, "truth")):
-        notes += [f"{side}: damaged: {reader.warning}"] if reader.warning else []
-        notes += [f"{side}: variable frame rate, read at a constant {reader.info.fps}"] if reader.info.variable else []
-    if faces < counts.used:
-        notes.append(f"face: {counts.used - faces} of {counts.used} frames show none; only the whole frame is scored there")
-    return notes
-
-
-def find_face(reader: VideoReader, config: Config, tick: Callable[[float], None]) -> FaceTrack:
-    """The chosen face through the whole of `reader`. Raises InputError when there is none."""
-    from stages.faces import FaceConfig, locate_face
-
-    expected = max(1, round((reader.media.seconds or 1.0) * float(reader.info.fps)))
-    faces = FaceConfig(landmarks=config.landmarks, face=config.face)
-    try:
-        frames = _ticking(reader, expected, tick)
-        return locate_face(frames, float(reader.info.fps), faces, Reporter(), _finder(config.landmarks))
-    except InputError as error:
-        raise InputError(f"{reader.path.name}: {error}", detail=error.detail) from error
-
-
-def _ticking(reader: VideoReader, total: int, tick: Callable[[float], None]) -> Iterator[np.ndarray]:
-    """The reader's frames; each of the two passes over the truth is half of a clip's work."""
-    for frame in reader:
-        yield frame
-        tick(0.5 / total)
-
-
-def _limit_threads(job: Job) -> None:
-    """Several workers share the processors; alone, a process may use them all."""
-    if job.threads is None:
-        return
-    import cv2
-
-    cv2.setNumThreads(job.threads)
-    if job.lpips:
-        import torch
-
-        torch.set_num_threads(job.threads)
-
-
-def pictures(
-    fake: np.ndarray, true: np.ndarray, landmarks: np.ndarray, align: np.ndarray, config: Config
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The pictures to compare of one pair of frames (H, W, 3) u8: whole, face and mouth, each cut by the truth's face.
-
-    landmarks (68, 2) and align (2, 3) are NaN where the truth shows no face: then the whole frame alone.
-    """
-    from stages.faces import crop
-
-    fake = resize_to(fake, true)
-    found = {FRAME: (fake, true)}
-    if np.isfinite(align).all():
-        for prefix, matrix, side in (
-            (CROP, align, config.resolution),
-            (MOUTH, mouth_square(landmarks), config.mouth_resolution),
-        ):
-            found[prefix] = crop(fake, matrix, side), crop(true, matrix, side)
-    return found
-
-
-# -- all pairs together
+# -- all clips together
 
 
 def _forget_others(store: Store) -> None:
@@ -299,41 +303,54 @@ def _forget_others(store: Store) -> None:
             remove_tree(record.parent)
 
 
-def _collect(store: Store, config: Config) -> dict[str, Any]:
+def _collect(store: Store, config: Config, inputs: Inputs, methods: list[str]) -> dict[str, Any]:
     """The content of scores.json."""
     rows: list[dict[str, Any]] = []
-    for id, unit in sorted(store.planned.items()):
-        row: dict[str, Any] = {"clip": id, "method": METHOD, "name": unit.source}
+    place = {method: number for number, method in enumerate(methods)}
+    for id, unit in sorted(store.planned.items(), key=lambda item: (place[item[1].payload.method], item[0])):
+        row: dict[str, Any] = {"clip": id, "method": unit.payload.method, "name": unit.source}
         if id in store.report.failed:
             rows.append({**row, "error": store.report.failed[id]})
             continue
         facts = read_clip(store.units / id).facts
-        for note in facts["notes"]:
+        for note in facts["notes"] if unit.payload.method not in ROWS else ():
             store.log(f"{unit.source}: {note}")
-        rows.append({**row, **{key: facts[key] for key in ("metrics", "frames", "notes", "files")}})
-    scored = [row["metrics"] for row in rows if "metrics" in row]
-    means = {name: statistics.summary([m[name] for m in scored]) for name in result_names(config.chosen)} if scored else {}
-    return {"methods": {METHOD: means}, "clips": rows, "settings": settings(config)}
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """How the figures came about, in words: what a reader needs to compare them with others."""
-    from stages.metrics import quality
-
+        rows.append({**row, **{key: facts[key] for key in ("metrics", "frames", "fps", "sound", "notes", "problems", "files")}})
+    expert = sync_meter(inputs.syncnet)[0]
     return {
-        "metrics": list(result_names(config.chosen)),
-        "resolution": config.resolution,
-        "mouth_resolution": config.mouth_resolution,
-        "landmarks": config.landmarks,
-        "regions": {
-            "face": "canonical face crop, placed by the truth's eyes and nose",
-            "mouth": f"square of {SIDE} eye distances around the truth's mouth points, turned with its eyes",
-            "frame": "whole picture",
-        },
-        "psnr": f"dB over all channels, mean over frames; each frame at most {PSNR_CAP:g}, which stands for equal ones",
-        "ssim": f"Wang 2004: {quality.SSIM_WINDOW} px Gaussian window of sigma {quality.SSIM_SIGMA}, "
-        f"K1 {quality.SSIM_K1}, K2 {quality.SSIM_K2}, range 255, RGB channels apart",
-        "lpips_alex": "LPIPS v0.1, AlexNet",
-        "alignment": {"time": pairs.TIME_RULE, "size": pairs.SIZE_RULE},
-        "ci95": f"percentile bootstrap over clips, {statistics.RESAMPLES} resamples, seed {statistics.SEED}; null for one",
+        "methods": {method: _means(rows, method, config) for method in methods},
+        "clips": rows,
+        "settings": settings(config.how, expert, tuple(m for m in methods if m in ROWS)),
     }
+
+
+def _means(rows: list[dict[str, Any]], method: str, config: Config) -> dict[str, Any]:
+    """Metric -> mean, interval and number of clips; a metric that no clip has is null of 0, one without any clip is left out."""
+    scored = [row["metrics"] for row in rows if row["method"] == method and "metrics" in row]
+    if not scored:
+        return {}
+    nothing = {"mean": None, "ci95": None, "n": 0}
+    known = {name: [m[name] for m in scored if name in m] for name in result_names(config.chosen)}
+    return {name: statistics.summary(values) if values else nothing for name, values in known.items()}
+
+
+def _write(store: Store, scores: dict[str, Any]) -> None:
+    from stages.metrics.report.page import write_page
+
+    write_json(store.root / "scores.json", scores)
+    with write_atomic(store.root / "per_clip.jsonl") as part, part.open("w", encoding="utf-8") as f:
+        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores["clips"])
+    used = [vars(weight) for weight in store.weights]
+    inputs = {id: [vars(i) for i in unit.inputs] for id, unit in store.planned.items()}
+    write_page(store.root / "report.html", scores, store.units, used, inputs)
+
+
+def _tell_parts(store: Store, scores: dict[str, Any]) -> None:
+    """Clips that have figures, but not all that were asked for: reported as failures, and kept."""
+    for row in scores["clips"]:
+        for problem in row.get("problems", ()):
+            store.report.failed[row["clip"]] = problem
+            record = {"id": row["clip"], "source": row["name"], "error": "InputError", "message": problem}
+            record |= {"detail": "", "fingerprint": "", "final": True, "partial": True}
+            append_line(store.failures_path, record)
+            store.runtime.reporter.warn(f"{row['method']}: {problem}")

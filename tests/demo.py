@@ -57,7 +57,7 @@ def trained(out: Path, minutes_vae: float, minutes_train: float) -> list[list[st
         ["interpolate", out / "talking.mp4", "-o", out / "smooth.mp4"],
         # ... and the face says its own words again, which can be compared with what was there.
         ["infer", "--audio", person, "--ref", person, "-o", out / "self-driven.mp4", "--model", model],
-        ["evaluate", out / "self-driven.mp4", person, "--out", out / "scores"],
+        ["evaluate", out / "self-driven.mp4", person, "--out", out / "scores", "--model", model],
     ]
     return [[str(a) for a in command] for command in chain]
 

@@ -279,6 +279,20 @@ ERRORS: list[tuple[str, list[str], int, list[str]]] = [
         2,
         ["--metrics beauty", "psnr"],
     ),
+    ("unknown row", ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--rows", "best"], 2, ["--rows best", "copy_baseline"]),
+    ("method without a folder", ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--method", "mine"], 2, ["--method mine", "NAME=FOLDER"]),
+    (
+        "method of a row's name",
+        ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--method", "silence={in}/face.mp4", "--rows", ""],
+        2,
+        ["--method silence", "another name"],
+    ),
+    (
+        "no SyncNet at the path",
+        ["evaluate", "{in}/face.mp4", "{in}/face.mp4", "--rows", "", "--syncnet", "{in}/nowhere", "--out", "{out}/o"],
+        3,
+        ["{in}/nowhere", "syncnet_v2.model"],
+    ),
 ]
 
 
@@ -345,7 +359,7 @@ def test_paths_with_spaces_quotes_and_markup_work(inputs: Path, tmp_path: Path, 
     code, out, err = difftalk("extract-audio", str(work))
     assert (code, out) == (0, f"{work / 'features'}\n"), err
     code, out, err = difftalk(
-        "evaluate", str(source), str(source), "--metrics", "psnr", "--out", str(tmp_path / "[b]scores")
+        "evaluate", str(source), str(source), "--metrics", "psnr", "--rows", "", "--out", str(tmp_path / "[b]scores")
     )
     assert (code, out) == (0, f"{tmp_path / '[b]scores'}\n"), err
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +20,20 @@ import pytest
 import skimage.data
 
 from stages import evaluate, weights
-from stages.artifacts import read_artifact
+from stages.artifacts import file_digest, read_artifact
 from stages.errors import InputError, UsageError, WeightsError
 from stages.evaluate import Config, Inputs
 from stages.faces import FaceTrack
 from stages.faces.align import anchors, similarity
+from stages.media.audio import read_audio, write_wav
 from stages.media.video import VideoReader, VideoWriter
+from stages.metrics import scoring
+from stages.metrics.names import ROWS, result_names
 from stages.runtime import Report, Reporter, Runtime
 from tests.fetched import fetched
+from tests.small import make_model
 
-QUICK = Config(metrics="psnr,ssim")
+QUICK = Config(metrics="psnr,ssim", rows="")
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "clips" / "samples"
 MOUTH_AT = (80, 110)
 
@@ -74,7 +82,7 @@ def made_face(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`find_face` sees a face at a fixed place, without any weights. Call it to say in which frames: seen(stem, number)."""
 
     def use(seen: Callable[[str, int], bool] = lambda stem, i: True) -> None:
-        def find_face(reader: VideoReader, config: Config, tick: Callable[[float], None]) -> FaceTrack:
+        def find_face(reader: VideoReader, how: scoring.How, tick: Callable[[float], None]) -> FaceTrack:
             count = sum(1 for _ in reader)
             status = np.array([seen(reader.path.stem, i) for i in range(count)]).astype(np.uint8)
             if not status.any():
@@ -84,7 +92,7 @@ def made_face(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             points[status == 0], align[status == 0] = np.nan, np.nan
             return FaceTrack(points, align, status, np.zeros(count, np.int32), np.zeros(128, np.float32))
 
-        monkeypatch.setattr(evaluate, "find_face", find_face)
+        monkeypatch.setattr(scoring, "find_face", find_face)
         monkeypatch.setattr(weights, "locate", lambda name, **_: Path(name))
 
     use()
@@ -168,7 +176,7 @@ def test_frame_scores_are_the_plain_metrics_of_the_frames(tmp_path: Path) -> Non
     assert clip["metrics"]["frame_psnr"] == pytest.approx(np.mean(expected), abs=1e-6)
     stored = read_artifact(tmp_path / "out", "scores").clips[clip["clip"]]
     table = stored.array("per_frame.npy")
-    assert table.shape == (4, 6)
+    assert table.shape == (4, len(stored.facts["columns"]))
     np.testing.assert_allclose(table[:, stored.facts["columns"].index("frame_psnr")], expected, rtol=1e-6)
 
 
@@ -221,13 +229,13 @@ def test_a_video_damaged_at_its_end_is_scored_as_far_as_it_goes_and_told(tmp_pat
 def test_the_same_command_again_scores_nothing_and_a_new_video_only_its_clip(tmp_path: Path) -> None:
     make_pairs(tmp_path, "a", "b", "c")
     first, before = run(tmp_path)
-    again, same = run(tmp_path, Config(metrics="ssim, PSNR"))  # another spelling of the same choice
+    again, same = run(tmp_path, Config(metrics="ssim, PSNR", rows=" "))  # another spelling of the same choice
     assert (first.done, again.done, again.skipped) == (3, 0, 3) and same == before
     write(tmp_path / "gen" / "b.mp4", [gradient(i + 10) for i in range(4)])
     third, after = run(tmp_path)
     assert (third.done, third.skipped) == (1, 2)
     assert by_name(after)["b"]["metrics"]["psnr"] == 100 and by_name(after)["a"] == by_name(before)["a"]
-    fourth, _ = run(tmp_path, Config(metrics="psnr"))
+    fourth, _ = run(tmp_path, Config(metrics="psnr", rows=""))
     assert fourth.done == 3
 
 
@@ -319,7 +327,11 @@ def test_weights_that_cannot_be_had_stop_the_run_before_any_clip(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "bad", [{"metrics": "psnr,fid"}, {"metrics": " , "}, {"resolution": 8}, {"mouth_resolution": 9999}, {"face": -1}]
+    "bad",
+    [
+        {"metrics": "psnr,fid"}, {"metrics": " , "}, {"rows": "floor"}, {"resolution": 8}, {"mouth_resolution": 9999}, {"face": -1},
+        {"vgg_seconds": -1}, {"row_seconds": 0.5},
+    ],
 )
 def test_options_that_cannot_work_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -365,13 +377,13 @@ def test_a_real_clip_orders_copies_by_how_much_they_are_blurred(tmp_path: Path) 
     source = SAMPLES / "OpenTalker__video-retalking__2_old.mp4"
     if not source.is_file():
         pytest.skip("the sample clips are not beside this checkout")
-    for name in ("dlib-68", *evaluate.LPIPS_FILES):
+    for name in ("dlib-68", *evaluate.LPIPS_FILES["lpips_alex"]):
         fetched(name)
     frames = [cv2.resize(f, (422, 422), interpolation=cv2.INTER_AREA) for f in VideoReader(source, frames=5)]
     for name, sigma in (("same", 0.0), ("slight", 1.0), ("strong", 4.0)):
         write(tmp_path / "gt" / f"{name}.mp4", frames)
         write(tmp_path / "gen" / f"{name}.mp4", [blurred(f, sigma) if sigma else f for f in frames])
-    report, result = run(tmp_path, Config(), device="cpu")
+    report, result = run(tmp_path, Config(metrics="psnr,ssim,lpips", rows=""), device="cpu")
     assert report.exit_code == 0
     clips = by_name(result)
     for metric in ("psnr", "ssim", "mouth_psnr", "mouth_ssim", "frame_psnr", "frame_ssim"):
@@ -386,3 +398,142 @@ def test_a_real_clip_orders_copies_by_how_much_they_are_blurred(tmp_path: Path) 
 def test_import_brings_no_heavy_package() -> None:
     code = "import sys, stages.evaluate; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'scipy', 'dlib')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+# -- all rows, problems and the report, on a made clip that speaks
+
+
+@pytest.fixture(scope="module")
+def scored(made_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """root/out: a good pair, a silent one, one without a face, a torn one, and two without a partner; all rows by a tiny model."""
+    for name in ("dlib-68", "dlib-resnet"):
+        fetched(name)
+    root = tmp_path_factory.mktemp("scored")
+    frames, rate = list(VideoReader(made_clip, frames=40)), 16_000
+    write_wav(root / "speech.wav", read_audio(made_clip)[: 40 * rate // 25])
+
+    def speak(path: Path, shown: list[np.ndarray]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = shown[0].shape[1::-1]
+        with VideoWriter(path, fps=Fraction(25), size=size, lossless=True, preset="ultrafast", audio=root / "speech.wav") as out:
+            for frame in shown:
+                out.write(frame)
+
+    speak(root / "gt" / "good.mp4", frames)
+    speak(root / "gen" / "good.mp4", [blurred(frames[max(0, i - 3)], 0.8) for i in range(40)])
+    speak(root / "other" / "good.mp4", [blurred(f, 4.0) for f in frames])
+    write(root / "gt" / "silent.mp4", frames[:8])
+    write(root / "gen" / "silent.mp4", frames[:8])
+    for side in ("gt", "gen"):
+        write(root / side / "nobody.mp4", [gradient(i) for i in range(2)])
+        write(root / side / "torn.mp4", frames[:2])
+    (root / "gen" / "torn.mp4").write_bytes(b"no film " * 500)
+    write(root / "gen" / "extra.mp4", frames[:1])
+    write(root / "gt" / "missing.mp4", frames[:1])
+    make_model(root / "model", still=True)
+    report = evaluate.run(ALL, inputs_of(root), root / "out", Runtime(device="cpu"))
+    assert report.exit_code == 4
+    return root
+
+
+ALL = Config(metrics="psnr,ssim,mouth,identity,jitter,sync", row_seconds=1.2)
+
+
+def inputs_of(root: Path) -> Inputs:
+    return Inputs(root / "gen", root / "gt", {"other": root / "other"}, root / "model")
+
+
+def test_every_row_stands_beside_the_methods_with_every_metric(scored: Path) -> None:
+    methods = scores(scored / "out")["methods"]
+    assert set(methods) == {"generated", "other", *ROWS}
+    for name, means in methods.items():
+        assert set(means) == set(result_names(ALL.chosen)), name
+        assert all(set(figure) == {"mean", "ci95", "n"} for figure in means.values())
+    truth, made = methods["ground_truth"], methods["generated"]
+    assert truth["psnr"]["mean"] == 100 and truth["ssim"]["mean"] == 1 and truth["mouth_landmark_distance"]["mean"] == 0
+    assert truth["jitter"]["mean"] == pytest.approx(1) and truth["identity_distance"]["mean"] == 0
+    assert made["psnr"]["mean"] > methods["other"]["psnr"]["mean"]
+    copied = methods["copy_baseline"]
+    assert copied["mouth_psnr"]["mean"] < copied["frame_psnr"]["mean"] < 100 and copied["flicker"]["mean"] == 0
+    assert methods["autoencoder"]["frame_psnr"]["mean"] < 100
+
+
+def test_a_mouth_that_comes_three_frames_late_is_told_by_lag_and_offset(scored: Path) -> None:
+    clips = {(c["method"], c["name"]): c for c in scores(scored / "out")["clips"]}
+    late, true = clips["generated", "good"]["metrics"], clips["ground_truth", "good"]["metrics"]
+    assert late["lip_opening_lag"] == 3
+    assert late["sync_offset"] - true["sync_offset"] == pytest.approx(3, abs=1)
+
+
+def test_each_clip_says_what_is_wrong_with_it_and_the_rest_is_scored(scored: Path) -> None:
+    result = scores(scored / "out")
+    said = {(c["method"], c["name"]): c.get("error") or " ".join(c["problems"]) for c in result["clips"]}
+    for name, word in {"extra": "no ground truth", "missing": "no generated video", "nobody": "no face", "torn": "torn.mp4"}.items():
+        assert word in said["generated", name], said["generated", name]
+    assert "nobody.mp4" in said["ground_truth", "nobody"] and "no generated video" in said["other", "missing"]
+    # a silent truth is scored but for the sync
+    assert "ground truth is silent" in said["generated", "silent"]
+    silent = next(c for c in result["clips"] if (c["method"], c["name"]) == ("generated", "silent"))
+    assert silent["metrics"]["psnr"] == 100 and not any(name.startswith("sync") for name in silent["metrics"])
+    assert said["generated", "good"] == said["copy_baseline", "good"] == said["wrong_audio", "good"] == ""
+    means = result["methods"]["generated"]
+    assert means["psnr"]["n"] == 2 and means["sync_offset"]["n"] == 1
+    told = [json.loads(line) for line in (scored / "out" / "failures.jsonl").read_text().splitlines()]
+    partly = {record["id"] for record in told if record.get("partial")}
+    assert silent["clip"] in partly and all(record["message"] for record in told)
+
+
+def test_the_command_again_prints_scores_json_and_ends_with_4(scored: Path) -> None:
+    command = [sys.executable, "-m", "difftalk_cli", "evaluate", "gen", "gt", "--method", "other=other", "--model", "model", "-o", "out"]
+    settings = ["--metrics", ALL.metrics, "--row-seconds", "1.2", "--device", "cpu", "--json"]
+    root = Path(__file__).parents[1]
+    done = subprocess.run([*command, *settings], cwd=scored, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == 4, done.stderr
+    printed, stored = json.loads(done.stdout), scores(scored / "out")
+    assert printed["done"] == 0 and printed["skipped"] == sum("metrics" in c for c in stored["clips"])
+    assert {key: printed[key] for key in ("methods", "clips", "settings")} == stored
+    assert "copy_baseline" in done.stderr and "lip_opening_lag" in done.stderr  # the table
+
+
+def test_the_report_is_one_file_that_asks_nobody_for_anything(scored: Path) -> None:
+    page = (scored / "out" / "report.html").read_text(encoding="utf-8")
+    addresses = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"'\s>)]+)""", page)
+    assert addresses and all(a.startswith("data:image/") for a in addresses)
+    assert "<script" not in page and "@import" not in page and "://" not in page
+    for word in ("generated", "other", *ROWS, "Mouth opening", "Sync curve", "Adjacent-frame", "95 %", "bootstrap", "sha256"):
+        assert word in page, word
+    for problem in ("no ground truth of that name", "ground truth is silent"):
+        assert problem in page
+    assert page.count("<svg") >= 2 and page.count("data:image/png") >= 7 and page.count("data:image/jpeg") >= 6
+    digest = file_digest(scored / "gt" / "good.mp4")
+    assert digest in page
+    HTMLParser().feed(page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_report_fits_a_browser_window_and_shows_its_pictures(scored: Path, tmp_path: Path, width: int) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    browser = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    if not (browser and shutil.which("chromedriver")):
+        pytest.skip("no browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", f"--user-data-dir={tmp_path}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        grounds = []
+        for scheme in ("light", "dark"):
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+            driver.get((scored / "out" / "report.html").as_uri())
+            assert driver.execute_script("return document.documentElement.scrollWidth") <= width  # nothing sticks out
+            assert driver.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+            grounds.append(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        assert grounds[0] != grounds[1]
+        assert not driver.get_log("browser")
+    finally:
+        driver.quit()

@@ -211,10 +211,13 @@ def test_a_table_of_jobs_and_its_scores_are_the_same_on_a_cluster(nodes: Any, ma
     scores = {}
     for name, address in (("a", None), ("b", nodes.address)):
         inputs = evaluate.Inputs(tmp_path / "shared" / "1.mp4", made_clip)
-        report = evaluate.run(evaluate.Config(metrics="psnr"), inputs, tmp_path / name, Runtime(device="cpu", ray=address))
-        assert report.done == 1, report.failed
-        scores[name] = np.load(next((tmp_path / name).glob("clips/*/per_frame.npy")))
-    assert np.array_equal(scores["a"], scores["b"], equal_nan=True)
+        config = evaluate.Config(metrics="psnr", rows="ground_truth,copy_baseline")
+        report = evaluate.run(config, inputs, tmp_path / name, Runtime(device="cpu", ray=address))
+        assert report.done == 3, report.failed
+        scores[name] = {p.parent.name: np.load(p) for p in (tmp_path / name).glob("clips/*/per_frame.npy")}
+        assert (tmp_path / name / "report.html").is_file()
+    assert scores["a"].keys() == scores["b"].keys() and len(scores["a"]) == 3
+    assert all(np.array_equal(scores["a"][id], scores["b"][id], equal_nan=True) for id in scores["a"])
 
 
 @pytest.mark.parametrize("address, told", [("auto", "belongs to no Ray cluster"), ("127.0.0.1:9", "no Ray cluster answers at")])

@@ -72,13 +72,13 @@ def open_reference(
         return _clip(path, max_turn)
     feed = open_feed(path, start_seconds=start, seconds=None if end is None else end - start)
     digest = file_digest(path)
-    kept = cache_folder() / "tracks" / f"{digest_json([digest, asdict(faces), start, end, TRACKING])[:32]}.npz"
-    if found := _recall(kept):
+    kept = track_place(digest, faces, start, end)
+    if found := recall(kept):
         runtime.reporter.log(f"{path.name}: face track known from an earlier run")
         track, count, warning = found
     else:
         track, count, warning = _follow(feed, path, faces, runtime)
-        _remember(kept, track, count, warning)
+        remember(kept, track, count, warning)
     if warning:
         runtime.reporter.warn(f"{path}: damaged, {count} frames could be read ({warning})")
     return Reference(path, digest, feed, track, count, max_turn)
@@ -103,7 +103,13 @@ def _follow(feed: Feed, path: Path, faces: FaceConfig, runtime: Runtime) -> tupl
     return track, seen, feed.warning
 
 
-def _recall(path: Path) -> tuple[FaceTrack, int, str] | None:
+def track_place(digest: str, faces: FaceConfig, start: float = 0.0, end: float | None = None) -> Path:
+    """Where the face track of a film with that content is remembered."""
+    return cache_folder() / "tracks" / f"{digest_json([digest, asdict(faces), start, end, TRACKING])[:32]}.npz"
+
+
+def recall(path: Path) -> tuple[FaceTrack, int, str] | None:
+    """(track, frames, what was wrong with the film), or None where nothing is remembered."""
     try:
         with np.load(path, allow_pickle=False) as z:
             told = json.loads(str(z["told"]))
@@ -114,7 +120,7 @@ def _recall(path: Path) -> tuple[FaceTrack, int, str] | None:
         return None
 
 
-def _remember(path: Path, track: FaceTrack, count: int, warning: str) -> None:
+def remember(path: Path, track: FaceTrack, count: int, warning: str) -> None:
     """A cache that cannot be written is no reason to fail; the oldest tracks make room."""
     with suppress(OSError, ArtifactError):
         with write_atomic(path) as part, part.open("wb") as f:

@@ -53,6 +53,10 @@ class FaceFinder(Protocol):
         """Identity embedding (128,) f32: below about 0.5 apart is the same person."""
         ...
 
+    def points(self, frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+        """(68, 2) f32 landmarks of the face that is known to be in `box`; nothing is searched."""
+        ...
+
 
 class DlibFinder:
     """HOG detector and 68-point shape predictor (dlib; weights of face_recognition_models, CC0 / iBUG 300-W data)."""
@@ -122,6 +126,9 @@ class DlibFinder:
     def embed(self, frame: np.ndarray, face: Face) -> np.ndarray:
         return _embed(self, frame, face.landmarks)
 
+    def points(self, frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+        return self._landmarks(frame, self._dlib.rectangle(*(round(v) for v in box))).astype(np.float32)
+
 
 def _embed(finder: DlibFinder, frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     dlib = finder._dlib
@@ -170,6 +177,9 @@ class FaceAlignmentFinder:
     def embed(self, frame: np.ndarray, face: Face) -> np.ndarray:
         return self._dlib_finder.embed(frame, face)
 
+    def points(self, frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+        return self._refine(frame, Face(box, 1.0, self._dlib_finder.points(frame, box))).landmarks
+
     def _refine(self, frame: np.ndarray, face: Face) -> Face:
         points = self._fan.get_landmarks_from_image(frame, detected_faces=[np.array([*face.box, face.score])])
         if not points:
@@ -186,6 +196,13 @@ def make_finder(tool: LandmarkTool, device: str = "cpu") -> FaceFinder:
         "face-alignment": lambda: FaceAlignmentFinder(weights.locate, device),
     }
     return makers[tool]()
+
+
+def box_around(landmarks: np.ndarray) -> tuple[float, float, float, float]:
+    """About the box that dlib's detector draws around a face with these landmarks (68, 2)."""
+    low, high = landmarks.min(0), landmarks.max(0)
+    width = high[0] - low[0]
+    return float(low[0]), float(high[1] - 1.1 * width), float(high[0]), float(high[1] + 0.02 * width)
 
 
 def plausible(landmarks: np.ndarray) -> bool:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.shapes import EYE_LEFT, EYE_RIGHT, LIP_INNER_BOTTOM, LIP_INNER_TOP, MOUTH
+from stages.shapes import EYE_LEFT, EYE_RIGHT, LIP_INNER_BOTTOM, LIP_INNER_CORNERS, LIP_INNER_TOP, MOUTH
 
 SIDE = 1.25
 """Side of the mouth's square in eye distances: lips are about 0.8 wide, and about 0.9 high when wide open."""
+
+MAX_LAG = 15
+"""Frames by which a mouth may be early or late and still be told."""
+OPEN_RATIO = 0.25
+"""Height over width of the inner lips above which a mouth counts as open (KeySync's leak test)."""
 
 
 def eye_distance(landmarks: np.ndarray) -> np.ndarray:
@@ -37,6 +42,35 @@ def lip_opening(landmarks: np.ndarray) -> np.ndarray:
     """Gap between the inner lips at their middle, in eye distances: (...,); NaN where the landmarks are."""
     gap = landmarks[..., LIP_INNER_BOTTOM, :] - landmarks[..., LIP_INNER_TOP, :]
     return np.linalg.norm(gap, axis=-1) / eye_distance(landmarks)
+
+
+def mouth_ratio(landmarks: np.ndarray) -> np.ndarray:
+    """Height of the inner lips over their width: (...,)."""
+    gap = landmarks[..., LIP_INNER_BOTTOM, :] - landmarks[..., LIP_INNER_TOP, :]
+    width = landmarks[..., LIP_INNER_CORNERS[1], :] - landmarks[..., LIP_INNER_CORNERS[0], :]
+    return np.linalg.norm(gap, axis=-1) / np.maximum(np.linalg.norm(width, axis=-1), 1e-9)
+
+
+def landmark_distance(landmarks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean distance of the 20 mouth points to the true ones, in the true face's eye distances: (..., 68, 2) each -> (...,)."""
+    apart = np.linalg.norm(landmarks[..., MOUTH, :] - truth[..., MOUTH, :], axis=-1)  # (..., 20)
+    return apart.mean(-1) / eye_distance(truth)
+
+
+def lag(a: np.ndarray, b: np.ndarray, most: int = MAX_LAG) -> float:
+    """Frames by which series `a` (T,) comes after `b` (T,): the shift with the highest correlation, NaN where there is none.
+
+    Shifts of up to `most` frames that leave at least half of the frames to compare; of equal ones the smallest.
+    """
+    found: dict[int, float] = {}
+    for shift in sorted(range(-most, most + 1), key=abs):
+        if 2 * abs(shift) > len(a):
+            continue
+        early, late = (b, a) if shift >= 0 else (a, b)
+        count = len(a) - abs(shift)
+        found[shift] = correlation(late[abs(shift) :], early[:count])
+    known = {shift: r for shift, r in found.items() if np.isfinite(r)}
+    return float(max(known, key=lambda shift: known[shift])) if known else float("nan")
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""All picture metrics of one clip, frame by frame, with bounded memory."""
+"""The pictures of one clip, frame by frame: PSNR, SSIM and LPIPS on face crop, mouth and whole frame, with bounded memory."""
 
 from __future__ import annotations
 
@@ -10,56 +10,79 @@ import numpy as np
 if TYPE_CHECKING:
     from stages.metrics.lpips import Lpips
 
-METRICS = ("psnr", "ssim", "lpips")
+PICTURE_METRICS = ("psnr", "ssim", "lpips", "vgg")
 CROP, MOUTH, FRAME = "", "mouth_", "frame_"
 """The three pictures of a frame, as the prefixes of their results: face crop, mouth crop, whole frame."""
 PSNR_CAP = 100.0
 """dB that stand for more, infinity (equal frames) among it: JSON and means know no infinity."""
 BATCH = 16
 """Crops that go through LPIPS together."""
+PERFECT = {"psnr": PSNR_CAP, "ssim": 1.0, "lpips_alex": 0.0, "lpips_vgg": 0.0}
+"""What equal pictures score, by the metrics' definitions."""
 
 
-def result_names(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Names of the results of `metrics`. LPIPS is taken of the crops only: whole frames come in any size."""
-    crop = ["lpips_alex" if name == "lpips" else name for name in metrics]
-    return (*crop, *(f"{MOUTH}{name}" for name in crop), *(f"{FRAME}{name}" for name in metrics if name != "lpips"))
+def picture_names(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Names of the results of `metrics`. LPIPS is taken of the crops only, for whole frames come in any size; VGG16 of the face alone."""
+    plain = [name for name in metrics if name in ("psnr", "ssim")]
+    alex = ["lpips_alex"] if "lpips" in metrics else []
+    vgg = ["lpips_vgg"] if "vgg" in metrics else []
+    return (*plain, *alex, *vgg, *(f"{MOUTH}{n}" for n in (*plain, *alex)), *(f"{FRAME}{n}" for n in plain))
 
 
 class Scorer:
-    """Feed frames in order with `add`; `table` gives the scores. At most BATCH crops of a kind are kept."""
+    """Feed frames in order with `add`; `table` gives the scores. At most BATCH crops of a kind are kept.
 
-    def __init__(self, metrics: Sequence[str], lpips: Lpips | None):
-        assert (lpips is not None) == ("lpips" in metrics), metrics
-        self.metrics, self.lpips, self.names = tuple(metrics), lpips, result_names(metrics)
+    `lpips` holds the networks that are wanted, by `lpips_alex` and `lpips_vgg`; the latter looks at every `vgg_every`-th frame.
+    """
+
+    def __init__(self, metrics: Sequence[str], lpips: Mapping[str, Lpips], vgg_every: int = 1):
+        wanted = {name for name, metric in (("lpips_alex", "lpips"), ("lpips_vgg", "vgg")) if metric in metrics}
+        assert wanted == set(lpips), (metrics, set(lpips))
+        self.metrics, self.lpips, self.vgg_every, self.names = tuple(metrics), lpips, vgg_every, picture_names(metrics)
         self._rows: list[dict[str, float]] = []
         self._waiting: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
 
-    def add(self, pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """One frame: prefix -> (generated, true), each (H, W, 3) u8. A frame without a face has FRAME alone."""
-        from stages.metrics.quality import psnr, ssim  # OpenCV: the command line reads METRICS without it
+    def add(self, pictures: Mapping[str, tuple[np.ndarray, np.ndarray]], row: dict[str, float] | None = None) -> None:
+        """One frame: prefix -> (generated, true), each (H, W, 3) u8. A frame without a face has FRAME alone.
 
-        row: dict[str, float] = {}
+        The scores go into `row`, some of them later. The very same array on both sides is known to be perfect.
+        """
+        row = {} if row is None else row
         self._rows.append(row)
         for prefix, (a, b) in pictures.items():
-            if "psnr" in self.metrics:
-                row[f"{prefix}psnr"] = min(psnr(a, b), PSNR_CAP)
-            if "ssim" in self.metrics:
-                row[f"{prefix}ssim"] = ssim(a, b)
-            if self.lpips and prefix != FRAME:
-                queue = self._waiting.setdefault(f"{prefix}lpips_alex", [])
-                queue.append((len(self._rows) - 1, a, b))
-                if len(queue) == BATCH:
-                    self._flush(f"{prefix}lpips_alex")
+            if a is b:
+                row |= {f"{prefix}{name}": value for name, value in PERFECT.items() if f"{prefix}{name}" in self.names}
+                continue
+            self._plain(prefix, a, b, row)
+            for network in self.lpips:
+                name = f"{prefix}{network}"
+                if name in self.names and (network != "lpips_vgg" or (len(self._rows) - 1) % self.vgg_every == 0):
+                    queue = self._waiting.setdefault(name, [])
+                    queue.append((len(self._rows) - 1, a, b))
+                    if len(queue) == BATCH:
+                        self._flush(name)
+
+    def _plain(self, prefix: str, a: np.ndarray, b: np.ndarray, row: dict[str, float]) -> None:
+        from stages.metrics.quality import psnr, ssim  # OpenCV: the command line reads names without it
+
+        if "psnr" in self.metrics:
+            row[f"{prefix}psnr"] = min(psnr(a, b), PSNR_CAP)
+        if "ssim" in self.metrics:
+            row[f"{prefix}ssim"] = ssim(a, b)
 
     def table(self) -> np.ndarray:
         """All scores so far, (T, M) f64 with columns `names`; NaN where a frame has none."""
-        for name in list(self._waiting):
-            self._flush(name)
+        self.finish()
         rows = [[row.get(name, np.nan) for name in self.names] for row in self._rows]
         return np.array(rows, np.float64).reshape(-1, len(self.names))
 
+    def finish(self) -> None:
+        """Have every row whole."""
+        for name in list(self._waiting):
+            self._flush(name)
+
     def _flush(self, name: str) -> None:
-        assert self.lpips is not None
         numbers, a, b = zip(*self._waiting.pop(name), strict=True)
-        for number, distance in zip(numbers, self.lpips.frames(np.stack(a), np.stack(b)), strict=True):
+        network = self.lpips[name.removeprefix(MOUTH)]
+        for number, distance in zip(numbers, network.frames(np.stack(a), np.stack(b)), strict=True):
             self._rows[number][name] = float(distance)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.metrics.mouth import SIDE, correlation, eye_distance, lip_opening, mouth_square
+from stages.metrics.mouth import (
+    MAX_LAG,
+    SIDE,
+    correlation,
+    eye_distance,
+    lag,
+    landmark_distance,
+    lip_opening,
+    mouth_ratio,
+    mouth_square,
+)
 from stages.shapes import EYE_LEFT, EYE_RIGHT, LIP_INNER_BOTTOM, LIP_INNER_TOP, MOUTH
 
 
@@ -66,3 +76,33 @@ def test_a_mouth_that_never_moves_has_no_correlation() -> None:
     opening = np.sin(np.arange(50) / 3)
     assert np.isnan(correlation(opening, np.full(50, 0.1)))
     assert np.isnan(correlation(opening[:2], opening[:2]))
+
+
+def test_landmark_distance_is_in_the_true_faces_eye_distances() -> None:
+    truth = moved(face(), 15, 80, (200, 100))
+    other = truth.copy()
+    other[MOUTH] += (12, -16)  # 20 pixels
+    assert landmark_distance(other, truth) == pytest.approx(20 / 80)
+    assert landmark_distance(truth, truth) == 0
+    other[:48] += 99  # nothing but the mouth counts
+    assert landmark_distance(other, truth) == pytest.approx(20 / 80)
+
+
+def test_an_open_mouth_is_told_by_its_shape_whatever_its_size() -> None:
+    shut, wide = face(0.02), face(0.4)
+    assert mouth_ratio(shut) < 0.1 < 0.25 < mouth_ratio(wide)
+    assert mouth_ratio(moved(wide, 30, 55, (3, 4))) == pytest.approx(mouth_ratio(wide))
+
+
+@pytest.mark.parametrize("late", [-MAX_LAG, -3, 0, 1, 5, MAX_LAG])
+def test_the_lag_is_positive_where_the_generated_mouth_comes_late(late: int) -> None:
+    series = np.convolve(np.random.default_rng(1).normal(size=150), np.ones(4), "same")
+    true, generated = series[20:130], series[20 - late : 130 - late].copy()
+    generated[50:55] = np.nan
+    assert lag(3 * generated + 1, true) == late
+
+
+def test_a_still_mouth_has_no_lag_and_a_short_one_is_not_shifted_off() -> None:
+    series = np.random.default_rng(0).normal(size=20)
+    assert np.isnan(lag(np.zeros(20), series))
+    assert abs(lag(series[:8], series[:8])) == 0
