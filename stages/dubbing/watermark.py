@@ -18,12 +18,12 @@ from stages.faces.mask import MaskKind, feathered
 
 SIDE = 256
 """Side of the crop that the mark is defined on."""
-WAVES = [(u, v) for u in range(8) for v in range(8) if 0 < u + v <= 7]
+WAVES = [(u, v) for u in range(10) for v in range(10) if 0 < u + v <= 9]
 """Half periods across and down."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 STEPS = (3.0, 5.0, 9.0)
 """Distance of the lattice's points in grey levels: for large faces, and for small and tiny ones, of which less survives."""
-SMALL = (1.2, 1.45)
+SMALL = (1.0, 1.45)
 """Crop pixels a source pixel from which on a face is small, and tiny."""
 STICKY = 0.6
 """A wave keeps its point until it is this many steps away from it, so that nothing flickers between two."""
@@ -94,7 +94,7 @@ class Marker:
 
 
 def score(waves: np.ndarray) -> float:
-    """How surely waves (T, K) carry the mark: about normal (0, 1) without it, up to 8 with it; the best of all lattices."""
+    """How surely waves (T, K) carry the mark: about normal (0, 1) without it, up to 10 with it; the best of all lattices."""
     best = -np.inf
     for step in STEPS:
         phase = np.exp(2j * np.pi * (waves - _lattice(step)) / step).mean(0)  # (K,)
