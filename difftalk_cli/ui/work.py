@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from difftalk_cli.progress import LineBar, LineReporter
-from stages.errors import DiffTalkError, InputError
+from stages.errors import DiffTalkError, InputError, WeightsError
 from stages.runtime import Progress, Runtime
 
 TELL_SECONDS = 0.3
 """How often a bar speaks."""
 POLITE = 5
 """Added to the process's nice value: the page answers first."""
+SECOND = "second"
+"""What evaluate calls the second of two videos."""
 
 Emit = Callable[..., None]
 
@@ -184,19 +186,34 @@ def smooth(request: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
 
 
 def scores(request: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
-    """One or two videos against the true one: {name: what scores.json tells}."""
+    """One or two videos against the true one: `methods`, {title: {metric: figures}}, and `folders`, evaluate's artifacts."""
     from stages import evaluate
 
-    found = {}
-    for name in ("a", "b"):
-        if request.get(name):
-            out = Path(request["out"]) / name
-            inputs = evaluate.Inputs(Path(request[name]), Path(request["truth"]))
-            report = evaluate.run(evaluate.Config(), inputs, out, runtime)
-            if report.failed:
-                raise InputError("; ".join(report.failed.values()))
-            found[name] = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = {"methods": {}, "folders": []}
+    for folder, inputs, titles in _comparisons(request):
+        out = Path(request["out"]) / folder
+        report = evaluate.run(evaluate.Config(), inputs, out, runtime)
+        means = json.loads((out / "scores.json").read_text(encoding="utf-8"))["methods"]
+        why = "; ".join(dict.fromkeys(report.failed.values()))
+        if unscored := [title for method, title in titles.items() if not means.get(method)]:
+            raise InputError(f"{' and '.join(unscored)}: {why}")
+        if why:  # scored in part
+            runtime.reporter.warn(why)
+        found["methods"] |= {titles.get(method, method): figures for method, figures in means.items() if figures}
+        found["folders"].append(folder)
     return found
+
+
+def _comparisons(request: dict[str, Any]) -> list[tuple[str, Any, dict[str, str]]]:
+    """(folder, evaluate's inputs, {evaluate's method: its title here}): one with both videos where evaluate takes several methods."""
+    from stages.evaluate import Inputs
+
+    truth, titles = Path(request["truth"]), request["names"]
+    videos = [Path(request[role]) for role in ("a", "b") if request.get(role)]
+    if len(videos) == 2 and "methods" in Inputs.__dataclass_fields__:
+        methods = {"methods": {SECOND: videos[1]}}
+        return [("a", Inputs(videos[0], truth, **methods), {"generated": titles[0], SECOND: titles[1]})]
+    return [(folder, Inputs(video, truth), {"generated": title}) for folder, video, title in zip("ab", videos, titles)]
 
 
 def mark(request: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
@@ -223,6 +240,9 @@ def run(request: dict[str, Any], emit: Emit) -> None:
     try:
         runtime = Runtime(**request["runtime"], reporter=PipeReporter(emit))
         facts = KINDS[request["kind"]](request, runtime)
+    except WeightsError as error:
+        hint = " (The page fetches nothing unless it is started with --fetch.)" if runtime.offline else ""
+        emit("end", state="failed", error=f"{error}{hint}")
     except DiffTalkError as error:
         emit("end", state="failed", error=str(error))
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ def open_reference(
         return _clip(path, max_turn)
     feed = open_feed(path, start_seconds=start, seconds=None if end is None else end - start)
     digest = file_digest(path)
-    kept = cache_folder() / "tracks" / f"{digest_json([digest, asdict(faces), start, end, TRACKING])[:32]}.npz"
+    kept = tracks_folder() / f"{digest_json([digest, asdict(faces), start, end, TRACKING])[:32]}.npz"
     if found := _recall(kept):
         runtime.reporter.log(f"{path.name}: face track known from an earlier run")
         track, count, warning = found
@@ -82,6 +83,12 @@ def open_reference(
     if warning:
         runtime.reporter.warn(f"{path}: damaged, {count} frames could be read ({warning})")
     return Reference(path, digest, feed, track, count, max_turn)
+
+
+def tracks_folder() -> Path:
+    """Where face tracks are remembered: $DIFFTALK_TRACKS for who must leave none behind, else in the cache."""
+    named = os.environ.get("DIFFTALK_TRACKS")
+    return Path(named) if named else cache_folder() / "tracks"
 
 
 def _follow(feed: Feed, path: Path, faces: FaceConfig, runtime: Runtime) -> tuple[FaceTrack, int, str]:
