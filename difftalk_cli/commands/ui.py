@@ -41,10 +41,10 @@ def ui(
         if device != "auto":
             checked.torch_device()  # costs an import of torch, so only where it can fail
         from difftalk_cli.ui.serve import Settings, serve
-        from stages.artifacts import read_artifact
+        from stages.dubbing.model import find_model
 
-        for path in model or []:
-            read_artifact(path, "denoiser")
+        for path in model or [None]:
+            find_model(path)  # a page that could make nothing need not open
         settings = Settings(models=[p.resolve() for p in model or []], port=port, out=out, max_mb=max_mb, runtime=runtime)
         serve(settings, lambda address: _answer(address, browser))
     except DiffTalkError as error:

@@ -12,8 +12,13 @@ import gradio as gr
 from difftalk_cli.options import field_docs
 from stages.errors import UsageError
 
-STEPS = {"feather": 0.01, "guidance": 0.5, "lip_gain": 0.1, "start": 0.5, "end": 0.5, "max_gap": 0.1, "max_turn": 0.05}
+STEPS = {
+    "feather": 0.01, "guidance": 0.5, "strength": 0.05, "lip_gain": 0.1, "start": 0.5, "end": 0.5, "max_gap": 0.1, "max_turn": 0.05,
+}  # fmt: skip
 """What the arrows of a field add, where that is not 1."""
+OWN = "the model's own"
+EMPTY = {"end": "its end"}
+"""What an empty field stands for, where that is not what the model says (config.json, `sampling`)."""
 
 
 def setting_components(config: type, names: tuple[str, ...], *, brief: bool = False) -> dict[str, Any]:
@@ -29,18 +34,29 @@ def _component(name: str, hint: Any, default: Any, help: str | None) -> Any:
         return gr.Dropdown(list(typing.get_args(hint)), **shared)
     if hint is bool:
         return gr.Checkbox(**shared)
-    whole = hint is int or int in typing.get_args(hint)
-    empty = "by itself" if default is None else None
-    return gr.Number(precision=0 if whole else None, step=STEPS.get(name, 1), placeholder=empty, **shared, min_width=90)
+    if _may_be_empty(hint):  # a gr.Number that was left empty says 0
+        return gr.Textbox(placeholder=EMPTY.get(name, OWN), max_lines=1, **shared, min_width=90)
+    return gr.Number(precision=0 if hint is int else None, step=STEPS.get(name, 1), **shared, min_width=90)
 
 
 def config_of(config: type, values: dict[str, Any]) -> Any:
-    """The Config of a form's values. Raises UsageError for an empty field that needs a number, and as the Config itself does."""
+    """The Config of a form's values. Raises UsageError for a field without the number that it needs, and as the Config itself does."""
     hints = typing.get_type_hints(config)
-    for name, value in values.items():
-        if value is None and not _may_be_empty(hints[name]):
-            raise UsageError(f"{name.replace('_', ' ')}: needs a number")
-    return config(**values)
+    return config(**{name: _value(name, hints[name], value) for name, value in values.items()})
+
+
+def _value(name: str, hint: Any, value: Any) -> Any:
+    said = name.replace("_", " ")
+    if not _may_be_empty(hint):
+        if value is None:
+            raise UsageError(f"{said}: needs a number")
+        return value
+    text = str("" if value is None else value).strip().replace(",", ".")
+    whole = int in typing.get_args(hint)
+    try:
+        return (int if whole else float)(text) if text else None
+    except ValueError:
+        raise UsageError(f"{said}: {text} is no {'whole ' if whole else ''}number; leave it empty for {EMPTY.get(name, OWN)}") from None
 
 
 def _may_be_empty(hint: Any) -> bool:

@@ -14,6 +14,7 @@ from difftalk_cli.ui.form import config_of, setting_components
 from difftalk_cli.ui.jobs import Job, Table
 from difftalk_cli.ui.worker import Worker, WorkerGone
 from stages import infer
+from stages.dubbing.model import BUNDLED
 from stages.errors import DiffTalkError, UsageError
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class Page:
     def _mask(self, model: str) -> str:
         """The mask that a model was trained with."""
         try:
-            told = json.loads((Path(self.models[model]) / "config.json").read_text(encoding="utf-8"))
+            told = json.loads((Path(self.models[model] or BUNDLED) / "config.json").read_text(encoding="utf-8"))
             return str(told["mask"])
         except (OSError, ValueError, KeyError):
             return "lower-face"
@@ -239,6 +240,8 @@ class Page:
             if not truth and source is None:
                 raise UsageError("missing: the true video; a file of your own has no source here")
             names = [Path(v).name if (v := dropped[k]) else f"#{made[k].number}" for k in videos]  # type: ignore[union-attr]
+            if len(set(names)) < len(names):
+                names[1] += " (second)"
             request = {"names": names, "runtime": self.settings.runtime}
             return self.table.add("scores", " and ".join(names), request, {**videos, "truth": self._own(truth) or source})  # type: ignore[dict-item]
 

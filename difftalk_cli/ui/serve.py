@@ -65,6 +65,7 @@ def serve(settings: Settings, tell: Callable[[str], None]) -> None:
         uploads = folder / "uploads"
         remove_tree(uploads)
         make_folder(uploads)
+        os.environ["DIFFTALK_TRACKS"] = str(folder / "tracks")  # where somebody's face was goes with the rest
         jobs = Worker(first={"kind": "warm", "model": _text(settings.models), "runtime": settings.runtime})
         eyes = Worker(first={"kind": "warm-eyes", "runtime": {}})
         for worker in (jobs, eyes):

@@ -171,11 +171,8 @@ def _whole(told: dict[str, Any]) -> str:
 
 
 def _scores(job: Job) -> str:
-    """The means of each video, metrics down and videos across; the report itself where evaluate writes one."""
-    columns: dict[str, dict[str, Any]] = {}
-    for key, title in zip(("a", "b"), job.request["names"], strict=False):
-        for method, means in job.facts.get(key, {}).get("methods", {}).items():
-            columns[title if method == "generated" else f"{title}: {method}"] = means
+    """The means of each video, metrics down and videos across; below it the report, where evaluate writes one."""
+    columns = job.facts["methods"]
     names = list(dict.fromkeys(name for means in columns.values() for name in means))
     head = "".join(f"<th>{escape(title)}</th>" for title in columns)
     rows = "".join(
@@ -183,7 +180,7 @@ def _scores(job: Job) -> str:
         for name in names
     )
     table = f'<div class="dt-wide"><table class="dt-scores"><tr><th></th>{head}</tr>{rows}</table></div>'
-    return table + "".join(_report(job, key, title) for key, title in zip(("a", "b"), job.request["names"], strict=False))
+    return table + "".join(_report(job, folder) for folder in job.facts["folders"])
 
 
 def _mean(figure: Any) -> str:
@@ -191,13 +188,15 @@ def _mean(figure: Any) -> str:
     return f"{mean:.4g}" if isinstance(mean, int | float) else "–"
 
 
-def _report(job: Job, key: str, title: str) -> str:
-    """evaluate's own pages, shown without any right to reach out."""
-    links = f'<div class="dt-links">{_download(job, f"scores-{key}.json", f"scores.json of {title}")}</div>'
-    if not job.path(f"{key}/report.html").exists():
-        return links
-    link = _link(job, f"report-{key}.html")
-    return f'{links}<iframe class="dt-report" sandbox="allow-scripts" src="{link}" title="report of {escape(title)}"></iframe>'
+def _report(job: Job, folder: str) -> str:
+    """evaluate's own page, shown without any right to reach out, and its figures."""
+    of = "" if len(job.facts["folders"]) == 1 else f" of {job.request['names'][job.facts['folders'].index(folder)]}"
+    figures = _download(job, f"scores-{folder}.json", f"scores.json{of}")
+    if not job.path(f"{folder}/report.html").exists():
+        return f'<div class="dt-links">{figures}</div><p class="dt-small">evaluate wrote no report page{escape(of)}.</p>'
+    name = f"report-{folder}.html"
+    frame = f'<iframe class="dt-report" sandbox="allow-scripts" src="{_link(job, name)}" title="report{escape(of)}"></iframe>'
+    return f'<div class="dt-links">{_download(job, name, f"report{of}")}{figures}</div>{frame}'
 
 
 def _mark(job: Job) -> str:

@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from difftalk_cli.progress import LineBar, LineReporter
-from stages.errors import DiffTalkError, InputError
+from stages.errors import DiffTalkError, InputError, WeightsError
 from stages.runtime import Progress, Runtime
 
 TELL_SECONDS = 0.3
 """How often a bar speaks."""
 POLITE = 5
 """Added to the process's nice value: the page answers first."""
+SECOND = "second"
+"""What evaluate calls the second of two videos."""
 
 Emit = Callable[..., None]
 
@@ -184,21 +186,22 @@ def smooth(request: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
 
 
 def scores(request: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
-    """One or two videos against the true one: {name: what scores.json tells}."""
+    """One or two videos against the true one: `methods`, {title: {metric: figures}}, and `folders`, evaluate's artifacts."""
     from stages import evaluate
 
     # Without VGG's LPIPS and the standing rows, which take longer than somebody waits; the command line has them.
     config = evaluate.Config(metrics="psnr,ssim,lpips,mouth,identity,jitter,sync", rows="")
-    found = {}
-    for name in ("a", "b"):
-        if request.get(name):
-            out = Path(request["out"]) / name
-            inputs = evaluate.Inputs(Path(request[name]), Path(request["truth"]))
-            report = evaluate.run(config, inputs, out, runtime)
-            if not report.facts["methods"]["generated"]:
-                raise InputError("; ".join(report.failed.values()))
-            found[name] = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-    return found
+    videos = [Path(request[role]) for role in ("a", "b") if request.get(role)]
+    titles = dict(zip((evaluate.METHOD, SECOND)[: len(videos)], request["names"], strict=False))
+    inputs = evaluate.Inputs(videos[0], Path(request["truth"]), methods=dict(zip([SECOND], videos[1:], strict=False)))
+    report = evaluate.run(config, inputs, Path(request["out"]) / "a", runtime)
+    means = json.loads((Path(request["out"]) / "a" / "scores.json").read_text(encoding="utf-8"))["methods"]
+    why = "; ".join(dict.fromkeys(report.failed.values()))
+    if unscored := [titles[method] for method in titles if not means.get(method)]:
+        raise InputError(f"{' and '.join(unscored)}: {why}")
+    if why:  # scored in part
+        runtime.reporter.warn(why)
+    return {"methods": {titles.get(method, method): figures for method, figures in means.items() if figures}, "folders": ["a"]}
 
 
 def mark(request: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
@@ -225,6 +228,9 @@ def run(request: dict[str, Any], emit: Emit) -> None:
     try:
         runtime = Runtime(**request["runtime"], reporter=PipeReporter(emit))
         facts = KINDS[request["kind"]](request, runtime)
+    except WeightsError as error:
+        hint = " (The page fetches nothing unless it is started with --fetch.)" if runtime.offline else ""
+        emit("end", state="failed", error=f"{error}{hint}")
     except DiffTalkError as error:
         emit("end", state="failed", error=str(error))
     except Exception as error:

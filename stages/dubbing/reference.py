@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -84,6 +85,12 @@ def open_reference(
     return Reference(path, digest, feed, track, count, max_turn)
 
 
+def tracks_folder() -> Path:
+    """Where face tracks are remembered: $DIFFTALK_TRACKS for who must leave none behind, else in the cache."""
+    named = os.environ.get("DIFFTALK_TRACKS")
+    return Path(named) if named else cache_folder() / "tracks"
+
+
 def _follow(feed: Feed, path: Path, faces: FaceConfig, runtime: Runtime) -> tuple[FaceTrack, int, str]:
     seen = 0
 
@@ -105,7 +112,7 @@ def _follow(feed: Feed, path: Path, faces: FaceConfig, runtime: Runtime) -> tupl
 
 def track_place(digest: str, faces: FaceConfig, start: float = 0.0, end: float | None = None) -> Path:
     """Where the face track of a film with that content is remembered."""
-    return cache_folder() / "tracks" / f"{digest_json([digest, asdict(faces), start, end, TRACKING])[:32]}.npz"
+    return tracks_folder() / f"{digest_json([digest, asdict(faces), start, end, TRACKING])[:32]}.npz"
 
 
 def recall(path: Path) -> tuple[FaceTrack, int, str] | None:

@@ -3,7 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 
 from stages import infer
 from stages.errors import InputError, UsageError
+from stages.media.audio import read_audio, write_wav
 from tests.small import make_model
 
 pytest.importorskip("gradio", reason="the page's extra is not installed")
@@ -19,6 +24,7 @@ from difftalk_cli.ui import show  # noqa: E402
 from difftalk_cli.ui.jobs import STOPPED, Job, Table, clean_name  # noqa: E402
 from difftalk_cli.ui.worker import Worker  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 RUNTIME = {"device": "cpu", "threads": 1, "offline": True}
 
 
@@ -27,14 +33,28 @@ def model(tmp_path_factory) -> Path:
     return make_model(tmp_path_factory.mktemp("ui") / "model", still=True)
 
 
-@pytest.fixture
-def table(tmp_path):
-    table = Table(tmp_path, Worker())
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def table(folder):
+    """One table for all, as the page has it: a worker costs seconds to start."""
+    table = Table(folder, Worker())
     yield table
     table.close()
 
 
-def wait(check, seconds=120.0):
+@pytest.fixture(scope="module")
+def words(made_clip, tmp_path_factory) -> Path:
+    """0.6 s of speech: 15 frames to draw."""
+    path = tmp_path_factory.mktemp("said") / "words.wav"
+    write_wav(path, read_audio(made_clip)[:9600])
+    return path
+
+
+def wait(check, seconds=600.0):
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, "took too long"
@@ -45,10 +65,10 @@ def hear(table: Table, path: Path) -> Job:
     return table.add("listen", path.name, {"runtime": RUNTIME}, {"path": path})  # type: ignore[arg-type]
 
 
-def speak(table: Table, clip: Path, model: Path, **settings) -> Job:
+def speak(table: Table, clip: Path, words: Path, model: Path, **settings) -> Job:
     config = {k: v for k, v in vars(infer.Config(**{"steps": 1, "max_turn": 1.0, **settings})).items()}
     request = {"settings": config, "model": str(model), "face_at": None, "runtime": RUNTIME}
-    return table.add("video", "words × person", request, {"audio": clip, "reference": clip}, "result.mp4")
+    return table.add("video", "words × person", request, {"audio": words, "reference": clip}, "result.mp4")
 
 
 def test_jobs_are_worked_off_one_by_one_and_one_that_fails_holds_up_nobody(table, made_clip, tmp_path):
@@ -56,21 +76,21 @@ def test_jobs_are_worked_off_one_by_one_and_one_that_fails_holds_up_nobody(table
     first, bad, last = hear(table, made_clip), hear(table, tmp_path / "bad.wav"), hear(table, made_clip)
     wait(lambda: not last.active)
     assert [j.state for j in (first, bad, last)] == ["done", "failed", "done"]
-    assert first.facts["codec"] == "aac" and [j.number for j in table.all()] == [1, 2, 3]
+    assert first.facts["codec"] == "aac" and [j.number - first.number for j in (first, bad, last)] == [0, 1, 2]
     with pytest.raises(InputError) as told:
         infer.open_sound(tmp_path / "bad.wav")
     assert bad.error == str(told.value).replace(f"{tmp_path}/", "")  # the command line's words, the user's file name
 
 
-def test_a_video_is_infers_own_and_its_source_is_in_step(table, made_clip, model, tmp_path):
+def test_a_video_is_infers_own_and_its_source_is_in_step(table, made_clip, words, model, tmp_path):
     from stages.media.video import VideoReader
     from stages.runtime import Runtime
 
-    job = speak(table, made_clip, model, seed=3)
+    job = speak(table, made_clip, words, model, seed=3)
     wait(lambda: not job.active)
     assert job.state == "done", job.error
     infer.run(
-        infer.Config(steps=1, max_turn=1.0, seed=3), infer.Inputs(made_clip, made_clip, model), tmp_path / "own.mp4",
+        infer.Config(steps=1, max_turn=1.0, seed=3), infer.Inputs(words, made_clip, model), tmp_path / "own.mp4",
         Runtime(device="cpu", threads=1),
     )  # fmt: skip
     made, own, source, true = (
@@ -78,12 +98,12 @@ def test_a_video_is_infers_own_and_its_source_is_in_step(table, made_clip, model
         for p in (job.path("result.mp4"), tmp_path / "own.mp4", job.path("source.mp4"), made_clip)
     )
     assert np.array_equal(made, own) and job.facts["settings"]["seed"] == 3
-    assert source.shape == made.shape and np.abs(source - true).mean() < 3
+    assert source.shape == made.shape and len(made) == 15 and np.abs(source - true[:15]).mean() < 3
     assert job.bar == {} and "coverage" in show.result(job)
 
 
-def test_stopping_ends_the_work_and_going_on_finishes_it(table, made_clip, model):
-    job, waiting = speak(table, made_clip, model, steps=300), hear(table, made_clip)
+def test_stopping_ends_the_work_and_going_on_finishes_it(table, made_clip, words, model):
+    job, waiting = speak(table, made_clip, words, model, steps=900), hear(table, made_clip)
     wait(lambda: job.bar.get("title") == "infer" and job.bar["done"] >= 1)
     process = table.worker.start()
     table.stop(waiting.id)
@@ -98,35 +118,56 @@ def test_stopping_ends_the_work_and_going_on_finishes_it(table, made_clip, model
     assert job.state == "done" and job.path("result.mp4").exists(), job.error
 
 
-def test_a_worker_that_is_killed_fails_its_job_and_the_next_gets_a_new_one(table, made_clip, model):
-    job, after = speak(table, made_clip, model, steps=300), hear(table, made_clip)
+def test_a_worker_that_is_killed_fails_its_job_and_the_next_gets_a_new_one(table, made_clip, words, model):
+    job, after = speak(table, made_clip, words, model, steps=900), hear(table, made_clip)
     wait(lambda: job.bar.get("title") == "infer")
     os.kill(table.worker.start().pid, signal.SIGKILL)
     wait(lambda: not after.active)
     assert job.state == "failed" and "memory" in job.error and after.state == "done"
 
 
-def test_a_comparison_is_evaluates_own_or_says_what_it_lacks(table, made_clip):
+def test_a_comparison_is_evaluates_own_or_says_what_it_lacks(table, made_clip, tmp_path):
     from stages import weights
+    from stages.media.video import VideoReader, VideoWriter
 
+    frames, short = list(VideoReader(made_clip))[:8], tmp_path / "short.mp4"
+    with VideoWriter(short, fps=Fraction(25), size=(320, 320)) as out:
+        for frame in frames:
+            out.write(frame)
     request = {"names": ["mine", "other"], "runtime": RUNTIME}
-    job = table.add("scores", "mine and other", request, {"a": made_clip, "b": made_clip, "truth": made_clip})
+    job = table.add("scores", "mine and other", request, {"a": short, "b": short, "truth": short})
     wait(lambda: not job.active)
     if any(row.file.name.startswith("lpips-alex") and row.where is None for row in weights.status()):
-        assert job.state == "failed" and "weights" in job.error
+        assert job.state == "failed" and "weights" in job.error and "--fetch" in job.error
         return
     assert job.state == "done", job.error
-    assert job.facts["a"] == json.loads(job.path("a/scores.json").read_text())
+    told = json.loads(job.path("a/scores.json").read_text())
+    assert job.facts["methods"]["mine"] == told["methods"]["generated"] and "other" in job.facts["methods"]
     shown = show.result(job)
-    assert "mine" in shown and "other" in shown and "scores-b.json" in shown
+    assert "<th>mine</th><th>other</th>" in shown and "scores-a.json" in shown
 
 
-def test_a_face_is_chosen_by_its_place(table, made_clip, model):
-    job = speak(table, made_clip, model)
+def test_a_comparison_shows_evaluates_report_or_says_that_there_is_none(client, table, made_clip, tmp_path):
+    job = hear(table, made_clip)
+    wait(lambda: not job.active)
+    told = {"mine": {"psnr": {"mean": 30.5}}, "<other>": {"psnr": {"mean": 28.25}, "ssim": {"mean": 0.5}}}
+    pair = replace(job, kind="scores", request={"names": list(told)}, facts={"methods": told, "folders": ["a"]})
+    without = show.result(pair)
+    assert "30.5" in without and "28.25" in without and "no report page" in without and "iframe" not in without
+    assert "&lt;other&gt;" in without and "<other>" not in without
+    (job.folder / "a").mkdir()
+    (job.folder / "a" / "report.html").write_text("<p>figures</p>")
+    shown = show.result(pair)
+    assert "no report page" not in shown and f'sandbox="allow-scripts" src="/jobs/{job.id}/report-a.html"' in shown
+    report = client.get(f"/jobs/{job.id}/report-a.html")
+    assert report.text == "<p>figures</p>" and "default-src 'none'" in report.headers["content-security-policy"]
+    assert "report of mine" in show.result(replace(pair, facts={"methods": told, "folders": ["a", "b"]}))
+
+
+def test_a_face_is_chosen_by_its_place(table, made_clip, words, model):
+    job = speak(table, made_clip, words, model)
     table.stop(job.id)
-    job = table.add(
-        "preview", "t", {**job.request, "face_at": [0.5, 0.4]}, {"audio": made_clip, "reference": made_clip}, "preview.png"
-    )
+    job = table.add("preview", "t", {**job.request, "face_at": [0.5, 0.4]}, {"audio": words, "reference": made_clip}, "preview.png")
     wait(lambda: not job.active)
     assert job.state == "done" and job.path("preview.png").exists(), job.error
 
@@ -152,10 +193,11 @@ def test_jobs_outlive_the_server_and_what_ran_can_be_gone_on_with(tmp_path, made
         again.close()
 
 
-def test_too_many_jobs_and_uploads_that_are_gone_are_refused(table, made_clip, tmp_path, monkeypatch):
+def test_too_many_jobs_and_uploads_that_are_gone_are_refused(table, folder, made_clip, tmp_path, monkeypatch):
+    before = set((folder / "jobs").iterdir())
     with pytest.raises(InputError, match="drop the file again"):
         hear(table, tmp_path / "gone.wav")
-    assert not list((tmp_path / "jobs").iterdir())
+    assert set((folder / "jobs").iterdir()) == before
     monkeypatch.setattr("difftalk_cli.ui.jobs.MOST_WAITING", 0)
     with pytest.raises(UsageError, match="wait already"):
         hear(table, made_clip)
@@ -164,37 +206,38 @@ def test_too_many_jobs_and_uploads_that_are_gone_are_refused(table, made_clip, t
 # -- what the server gives away
 
 
-@pytest.fixture
-def client(table, model, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def client(table, folder, model):
     from starlette.testclient import TestClient
 
     from difftalk_cli.ui import serve
 
-    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        monkeypatch.setenv(name, "")  # as they were, afterwards
     eyes = Worker()
-    app = serve.build(serve.Settings(models=[model], max_mb=1, runtime=RUNTIME), table, eyes, tmp_path / "uploads")
-    with TestClient(app, base_url="http://127.0.0.1") as client:
-        yield client
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+            patch.setenv(name, "")  # as they were, afterwards
+        app = serve.build(serve.Settings(models=[model], max_mb=1, runtime=RUNTIME), table, eyes, folder / "uploads")
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            yield client
     eyes.kill()
 
 
-def test_only_a_jobs_own_files_are_given_away(client, table, made_clip, tmp_path):
+def test_only_a_jobs_own_files_are_given_away(client, table, folder, made_clip):
     job = hear(table, made_clip)
     wait(lambda: not job.active)
-    (tmp_path / "secret.txt").write_text("hush")
+    (folder / "secret.txt").write_text("hush")
     job.path("result.json").write_text('{"a": 1}')
     assert client.get(f"/jobs/{job.id}/result.json").json() == {"a": 1}
     for place in (
         f"/jobs/{job.id}/job.json", f"/jobs/{job.id}/..%2Fjob.json", f"/jobs/{job.id}/inputs", "/jobs/..%2F../secret.txt",
-        f"/jobs/{'0' * 12}/result.json", f"/gradio_api/file={tmp_path}/secret.txt", f"/gradio_api/file={job.folder}/job.json",
+        f"/jobs/{'0' * 12}/result.json", f"/gradio_api/file={folder}/secret.txt", f"/gradio_api/file={job.folder}/job.json",
         f"/gradio_api/file={Path(__file__)}", "/gradio_api/file=../../secret.txt",
     ):  # fmt: skip
         answer = client.get(place)
         assert answer.status_code in (403, 404) and "hush" not in answer.text, place
 
 
-def test_files_of_the_machine_cannot_be_named_as_uploads(client, tmp_path):
+def test_files_of_the_machine_cannot_be_named_as_uploads(client, folder):
     from tests.made import SPEECH
 
     told = client.get("/config").json()
@@ -206,7 +249,7 @@ def test_files_of_the_machine_cannot_be_named_as_uploads(client, tmp_path):
 
     (uploaded,) = client.post("/gradio_api/upload", files={"files": ("a.wav", SPEECH.read_bytes())}).json()
     assert "16000 Hz" in ask(uploaded)
-    for path in (SPEECH, tmp_path / "uploads" / ".." / "jobs", f"{tmp_path}/uploads/../../x.wav"):
+    for path in (SPEECH, folder / "uploads" / ".." / "jobs", f"{folder}/uploads/../../x.wav"):
         assert "16000 Hz" not in ask(path) and "not uploaded by a user" in ask(path)
 
 
@@ -214,10 +257,10 @@ def test_handlers_refuse_files_that_are_no_uploads_by_themselves(table, made_cli
     from difftalk_cli.ui.page import Page
     from difftalk_cli.ui.serve import Settings
 
-    page = Page(Settings(), table, Worker(), tmp_path / "uploads")
+    page, before = Page(Settings(), table, Worker(), tmp_path / "uploads"), table.all()
     assert "not a file that was uploaded" in page.listen(str(made_clip))
     told, _ = page.check(str(made_clip))
-    assert "not a file that was uploaded" in told and not table.all()
+    assert "not a file that was uploaded" in told and table.all() == before
     with pytest.raises(UsageError):
         page.pass_on(str(made_clip))
 
@@ -241,15 +284,74 @@ def test_settings_that_cannot_be_are_refused(change):
         Settings(**change)
 
 
-def test_what_a_killed_server_left_is_removed(tmp_path, monkeypatch):
+KILLED = """
+import os, signal
+from difftalk_cli.ui import serve
+from difftalk_cli.ui.worker import Worker
+with serve._workspace(None) as folder:
+    (folder / "face.png").touch()
+    worker = Worker()
+    print(worker.start().pid, flush=True)
+    worker.ask({"kind": "listen", "job": "a", "runtime": {}, "path": "none"}, 60)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_server_takes_its_worker_along_and_what_it_left_is_removed_at_the_next_start(tmp_path, monkeypatch):
     from difftalk_cli.ui import serve
 
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    dead, alive, other = (tmp_path / n for n in (f"{serve.PREFIX}999999999-x", f"{serve.PREFIX}{os.getpid()}-x", f"{serve.PREFIX}notes-x"))
-    for folder in (dead, alive, other):
+    told = subprocess.run(
+        [sys.executable, "-c", KILLED], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert told.returncode == -signal.SIGKILL, told.stderr
+    wait(lambda: not serve._alive(int(told.stdout)), 60)
+    (dead,) = tmp_path.glob(f"{serve.PREFIX}*")
+    alive, other = (tmp_path / n for n in (f"{serve.PREFIX}{os.getpid()}-x", f"{serve.PREFIX}notes-x"))
+    for folder in (alive, other):
         folder.mkdir()
-    serve._sweep()
-    assert not dead.exists() and alive.exists() and other.exists()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with serve._workspace(None) as mine:
+        assert (dead / "face.png").exists() is False and not dead.exists() and alive.exists() and other.exists()
+    assert not mine.exists()
+
+
+# -- before the page opens
+
+
+def test_a_page_that_could_make_nothing_does_not_open(tmp_path, model, monkeypatch):
+    """A folder without a model, the first stage of one, no folder at all, and no model that ships: the command line's words and code."""
+    from typer.testing import CliRunner
+
+    from difftalk_cli.commands.ui import app
+    from stages.dubbing import model as models
+
+    def start(*options: str):
+        told = CliRunner().invoke(app, options)
+        assert told.exit_code == 3 and "page:" not in told.stderr, told.stderr
+        return told.stderr
+
+    monkeypatch.setattr("difftalk_cli.ui.serve.serve", lambda *_: pytest.fail("the page was opened"))
+    (tmp_path / "empty").mkdir()
+    assert "empty" in start("--model", str(tmp_path / "empty")) and "difftalk train" in start("--model", str(tmp_path / "empty"))
+    assert "vae" in start("--model", str(model), "--model", str(model / "first-stage"))
+    assert "gone" in start("--model", str(tmp_path / "gone"))
+    monkeypatch.setattr(models, "BUNDLED", tmp_path / "not shipped")
+    assert "--model" in start()
+
+
+def test_the_page_opens_with_the_model_that_ships_or_one_of_the_users(model, monkeypatch, tmp_path):
+    from typer.testing import CliRunner
+
+    from difftalk_cli.commands.ui import app
+    from stages.dubbing import model as models
+
+    opened = []
+    monkeypatch.setattr("difftalk_cli.ui.serve.serve", lambda settings, _: opened.append(settings.models))
+    monkeypatch.setattr(models, "BUNDLED", model)
+    assert CliRunner().invoke(app, []).exit_code == 0
+    monkeypatch.setattr(models, "BUNDLED", tmp_path / "not shipped")
+    assert CliRunner().invoke(app, ["--model", str(model)]).exit_code == 0
+    assert opened == [[], [model]]
 
 
 # -- pieces of the page
@@ -265,7 +367,10 @@ def test_form_fields_come_from_the_config_and_go_back_to_it():
     with pytest.raises(UsageError, match="seed: needs a number"):
         config_of(infer.Config, {"seed": None})
     with pytest.raises(UsageError, match="--steps 0"):
-        config_of(infer.Config, {"steps": 0, "end": None})
+        config_of(infer.Config, {"steps": "0", "end": ""})
+    assert config_of(infer.Config, {"steps": " 7 ", "strength": "0,5", "end": ""}) == infer.Config(steps=7, strength=0.5)
+    with pytest.raises(UsageError, match="steps: 2.5 is no whole number; leave it empty for the model's own"):
+        config_of(infer.Config, {"steps": "2.5"})
 
 
 def test_names_and_messages_are_shown_as_text():

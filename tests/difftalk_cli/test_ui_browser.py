@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
     pytest.mark.slow,
 ]
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds; other tests may use the processors too."""
 
 
@@ -147,7 +147,7 @@ def filled(driver, address: str, files: Path, **settings) -> Page:
     page.find(".dt-sound")
     page.click("#consent input")
     for name, value in settings.items():
-        field = page.find(f"#set-{name} input")
+        field = page.find(f"#set-{name} input, #set-{name} textarea")
         field.clear()
         field.send_keys(str(value))
         field.send_keys("\t")
