@@ -26,7 +26,7 @@ BROWSER = next((p for n in ("chromium", "chromium-browser", "google-chrome") if 
 DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
-    pytest.mark.slow,
+    pytest.mark.long,  # minutes each where cores are busy: make test-long
 ]
 PATIENCE = 240.0
 """Seconds; other tests may use the processors too."""
