@@ -40,12 +40,12 @@ from stages.errors import InputError, UsageError
 from stages.media.pairs import VideoPair, find_pairs
 from stages.media.probe import probe
 from stages.metrics import statistics
-from stages.metrics.names import METRICS, MODEL_ROWS, ROWS, result_names
+from stages.metrics.names import METRICS, MODEL_ROWS, ROWS, STANDING, result_names
 from stages.metrics.scoring import How, Job, score_pair
 from stages.metrics.settings import settings
 from stages.runtime import Needs, Report, Runtime
 
-CODE = 2
+CODE = 3  # 3: the copy baseline is aligned, not bent to the pose
 METHOD = "generated"
 """What the videos given first are called."""
 LPIPS_FILES = {
@@ -60,8 +60,8 @@ class Config:
 
     metrics: str = ",".join(METRICS)
     """What to measure, separated by commas: psnr, ssim, lpips, vgg, mouth, identity, jitter, sync."""
-    rows: str = ",".join(ROWS)
-    """Standing rows, separated by commas: ground_truth, autoencoder, copy_baseline, wrong_audio, silence; empty for none."""
+    rows: str = ",".join(STANDING)
+    """Standing rows, separated by commas: ground_truth, autoencoder, copy_baseline, wrong_audio, silence; turned_copy; empty for none."""
     resolution: int = 256
     """Side in pixels of the face crop that is compared."""
     mouth_resolution: int = 128

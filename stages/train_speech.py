@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.artifacts import Artifact, Input, file_digest, read_artifact, write_json
+from stages.artifacts.files import write_atomic
 from stages.artifacts.fingerprint import digest_json
 from stages.artifacts.model import ModelStore
 from stages.errors import ArtifactError, InputError, UsageError
@@ -29,8 +30,9 @@ from stages.weights import locate
 
 if TYPE_CHECKING:
     from stages.speech.training.corpus import Shard
+    from stages.speech.training.task import Pool
 
-CODE = 1
+CODE = 2  # 2: the lips of all utterances, as the teacher's features tell them
 SPEEDS = {"clips": (1.0, 0.9, 1.11), "prompts": (1.0, 0.85, 1.17)}
 """Real recordings are heard at three speeds, which makes three speakers of one."""
 PROMPT_SHARDS, SYNTHETIC_MINUTES = 6, 10
@@ -108,7 +110,7 @@ def run(config: Config, inputs: Path, out: Path | None, runtime: Runtime) -> Rep
             return Report(out=root, skipped=int(not reason))
         teacher = {name: locate(name, offline=runtime.offline, reporter=runtime.reporter) for name in TEACHER}
         shards = build_corpus(config, work, root / "corpus", teacher, runtime)
-        return _train(config, shards, root, store, runtime)
+        return _train(config, shards, work.manifest["facts"].get("identity", {}), root, store, runtime)
 
 
 def _recordings_digest(path: Path) -> str:
@@ -222,7 +224,9 @@ def _whisper_folder(folder: Path, teacher: dict[str, Path]) -> Path:
     return spoken
 
 
-def _train(config: Config, shards: list[Path], root: Path, store: ModelStore, runtime: Runtime) -> Report:
+def _train(
+    config: Config, shards: list[Path], people: dict[str, str], root: Path, store: ModelStore, runtime: Runtime
+) -> Report:
     from stages.speech.training.network import Sizes
     from stages.speech.training.task import AcousticTask, fit_projection, read_pool
     from stages.training.checkpoint import save_weights
@@ -233,6 +237,7 @@ def _train(config: Config, shards: list[Path], root: Path, store: ModelStore, ru
     held = {p.stem.removeprefix("held-"): read_pool([p], projection) for p in shards if p.stem.startswith("held-")}
     pool = read_pool(train, projection)
     runtime.reporter.log(f"{pool.counts.sum() / 180_000:.1f} h in {len(pool.teacher)} utterances, each {len(pool.versions[0])} times or so")
+    pool.lips = _lips(pool, people, config.seed, root / "lips.npz", runtime.reporter.log)
     sizes = Sizes(dense=config.dense, lstm=config.lstm, hidden=config.hidden)
     task = AcousticTask(pool, held, sizes, config.seed)
     outcome = fit(task, LoopConfig.of(config), root, runtime, store.open_for_training())
@@ -251,6 +256,25 @@ def _train(config: Config, shards: list[Path], root: Path, store: ModelStore, ru
         "scores": {k: round(float(v), 4) for k, v in scores.items()},
     }
     return store.seal(["model.safetensors", "config.json", "acoustic.onnx"], facts)
+
+
+def _lips(pool: Pool, people: dict[str, str], seed: int, kept: Path, log: Callable[[str], None]) -> list[np.ndarray]:
+    """What the lips of every utterance are taken to do; found once and kept, so that a training goes on with the same."""
+    from stages.speech.training.lips import Heard, hear_lips
+
+    each = [Heard(*u, people.get(s, s), s) for *u, s in zip(pool.teacher, pool.lips, pool.speakers, strict=True)]
+    if len({u.person for u in each if np.isfinite(u.lips).any()}) < 2:
+        log("lips: fewer than two people are seen; the lips are learned as they are")
+        return pool.lips
+    ends = np.cumsum(pool.counts)
+    if kept.is_file():
+        with np.load(kept) as data:
+            if len(data["lips"]) == ends[-1]:
+                return np.split(data["lips"].astype(np.float32), ends[:-1])
+    found = hear_lips(each, seed, log)
+    with write_atomic(kept) as part, part.open("wb") as f:
+        np.savez(f, lips=np.concatenate(found).astype(np.float16))
+    return [x.astype(np.float16).astype(np.float32) for x in found]
 
 
 def _teacher_rows(paths: list[Path], log: Callable[[str], None]) -> Iterator[np.ndarray]:

@@ -28,7 +28,7 @@ from stages.faces.align import anchors, similarity
 from stages.media.audio import read_audio, write_wav
 from stages.media.video import VideoReader, VideoWriter
 from stages.metrics import scoring
-from stages.metrics.names import ROWS, result_names
+from stages.metrics.names import ROWS, STANDING, result_names
 from stages.runtime import Report, Reporter, Runtime
 from tests.fetched import fetched
 from tests.small import make_model
@@ -436,7 +436,7 @@ def scored(made_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-ALL = Config(metrics="psnr,ssim,mouth,identity,jitter,sync", row_seconds=1.2)
+ALL = Config(metrics="psnr,ssim,mouth,identity,jitter,sync", rows=",".join(ROWS), row_seconds=1.2)
 
 
 def inputs_of(root: Path) -> Inputs:
@@ -445,7 +445,7 @@ def inputs_of(root: Path) -> Inputs:
 
 def test_every_row_stands_beside_the_methods_with_every_metric(scored: Path) -> None:
     methods = scores(scored / "out")["methods"]
-    assert set(methods) == {"generated", "other", *ROWS}
+    assert set(methods) == {"generated", "other", *STANDING, "turned_copy"}
     for name, means in methods.items():
         assert set(means) == set(result_names(ALL.chosen)), name
         assert all(set(figure) == {"mean", "ci95", "n"} for figure in means.values())
@@ -455,6 +455,7 @@ def test_every_row_stands_beside_the_methods_with_every_metric(scored: Path) -> 
     assert made["psnr"]["mean"] > methods["other"]["psnr"]["mean"]
     copied = methods["copy_baseline"]
     assert copied["mouth_psnr"]["mean"] < copied["frame_psnr"]["mean"] < 100 and copied["flicker"]["mean"] == 0
+    assert methods["turned_copy"]["psnr"]["mean"] != copied["psnr"]["mean"]
     assert methods["autoencoder"]["frame_psnr"]["mean"] < 100
 
 
@@ -485,7 +486,7 @@ def test_each_clip_says_what_is_wrong_with_it_and_the_rest_is_scored(scored: Pat
 
 def test_the_command_again_prints_scores_json_and_ends_with_4(scored: Path) -> None:
     command = [sys.executable, "-m", "difftalk_cli", "evaluate", "gen", "gt", "--method", "other=other", "--model", "model", "-o", "out"]
-    settings = ["--metrics", ALL.metrics, "--row-seconds", "1.2", "--device", "cpu", "--json"]
+    settings = ["--metrics", ALL.metrics, "--rows", ALL.rows, "--row-seconds", "1.2", "--device", "cpu", "--json"]
     root = Path(__file__).parents[1]
     done = subprocess.run([*command, *settings], cwd=scored, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
     assert done.returncode == 4, done.stderr
@@ -500,7 +501,7 @@ def test_the_report_is_one_file_that_asks_nobody_for_anything(scored: Path) -> N
     addresses = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"'\s>)]+)""", page)
     assert addresses and all(a.startswith("data:image/") for a in addresses)
     assert "<script" not in page and "@import" not in page and "://" not in page
-    for word in ("generated", "other", *ROWS, "Mouth opening", "Sync curve", "Adjacent-frame", "95 %", "bootstrap", "sha256"):
+    for word in ("generated", "other", *STANDING, "Mouth opening", "Sync curve", "Adjacent-frame", "95 %", "bootstrap", "sha256"):
         assert word in page, word
     for problem in ("no ground truth of that name", "ground truth is silent"):
         assert problem in page

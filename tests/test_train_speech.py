@@ -11,7 +11,7 @@ from stages.errors import InputError, UsageError
 from stages.media.audio import write_wav
 from stages.runtime import Reporter, Runtime
 from stages.speech.encoder import open_encoder
-from stages.speech.training import corpus, transcribe
+from stages.speech.training import corpus, lips, transcribe
 from stages.train_speech import Config, gather, plan_shards, read_recordings
 from tests.speech.sounds import speech_like
 
@@ -70,6 +70,7 @@ def teachers(monkeypatch, tmp_path):
         spectrum = np.abs(np.fft.rfft(samples[: rows * 320].reshape(rows, 320) / 32768))  # (R, 161)
         return spectrum[:, :128].repeat(3, 1).astype(np.float32)
 
+    monkeypatch.setattr(lips, "STEPS", 2)
     monkeypatch.setattr(corpus, "_encoder", lambda path: SimpleNamespace(features=features))
     monkeypatch.setattr(transcribe, "Transcriber", lambda folder: lambda samples: ("Hello you.", -0.1))
     (tmp_path / "weights").mkdir()
@@ -117,6 +118,9 @@ def test_one_command_makes_a_model_that_the_encoder_opens(work, teachers, tmp_pa
             speech_like(1.0)
         )
         assert rows.shape == (50, width) and np.isfinite(rows).all()
+    assert sum("people not fitted on" in line for line in lines) == lips.ROUNDS
+    with np.load(tmp_path / "acoustic" / "lips.npz") as kept:
+        assert np.isfinite(kept["lips"]).all()
     report, lines = run(work, tmp_path)
     assert report.skipped == 1 and any("up to date" in line for line in lines)
 
@@ -127,6 +131,7 @@ def test_an_interrupted_build_keeps_its_shards_and_a_longer_training_goes_on(wor
     assert {"held-clips.npz", "clips-0.npz", "clips-1.npz", "clips-2.npz"} == set(stamps)
     (tmp_path / "acoustic" / "corpus" / "clips-1.npz").unlink()
     report, lines = run(work, tmp_path, steps=8)
+    assert not any("people not fitted on" in line for line in lines)  # kept
     assert report.facts["steps"] == 8 and any("going on from step-000000004" in line for line in lines)
     assert any("3 of 4 shards are there, 1 to build" in line for line in lines)
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "acoustic" / "corpus").glob("*.npz")}

@@ -33,8 +33,10 @@ BETTER: dict[str, str] = {
 }  # fmt: skip
 """Which way is better: up, down, near zero, near one, near the ground truth's."""
 
-ROWS = ("ground_truth", "autoencoder", "copy_baseline", "wrong_audio", "silence")
+STANDING = ("ground_truth", "autoencoder", "copy_baseline", "wrong_audio", "silence")
 """The standing rows: floor and ceiling of every table."""
+ROWS = (*STANDING, "turned_copy")
+"""Those, and what can be had besides."""
 MODEL_ROWS = ("autoencoder", "wrong_audio", "silence")
 """Those that a model draws."""
 

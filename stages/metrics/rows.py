@@ -2,7 +2,8 @@
 
 ground_truth    the truth against itself
 autoencoder     its mouth through the model's first stage and back
-copy_baseline   the mouth of another frame of the same film, in a like pose and 60 or more away, turned to the pose and pasted in
+copy_baseline   the mouth of another frame of the same film, in a like pose and 60 or more away, aligned and pasted in
+turned_copy     the same, bent to the pose as difftalk bends its references: a harder copy to beat, on request
 wrong_audio     the model, driven by another clip's sound: what looks in sync here has leaked from the picture
 silence         the model, driven by nothing: mouths that open here have leaked too (KeySync's test)
 """
@@ -41,8 +42,13 @@ def ground_truth(truth: Iterable[np.ndarray]) -> Frames:
         yield frame, frame
 
 
-def copy_baseline(truth: Path, frames: Iterable[np.ndarray], track: FaceTrack, fps: Fraction, resolution: int) -> Frames:
-    """`frames` with the mouths of other frames of the same film `truth`, which is read once more. Frames without a face stay."""
+def copy_baseline(
+    truth: Path, frames: Iterable[np.ndarray], track: FaceTrack, fps: Fraction, resolution: int, *, turned: bool = False
+) -> Frames:
+    """`frames` with the mouths of other frames of the same film `truth`, which is read once more. Frames without a face stay.
+
+    A mouth lies where its crop does, aligned by eyes and nose; `turned` bends it to the frame's pose as well.
+    """
     usable = track.status != LOST
     points = condition_points(track.align, track.landmarks)
     gap = min(round(AWAY_SECONDS * fps), max(1, len(usable) // 3))  # a short film has nothing far away
@@ -55,7 +61,9 @@ def copy_baseline(truth: Path, frames: Iterable[np.ndarray], track: FaceTrack, f
         if not usable[k]:
             yield frame, frame
             continue
-        mouth = turn_to(shown[int(chosen[k])], points[chosen[k]], points[k])
+        mouth = shown[int(chosen[k])]
+        if turned:
+            mouth = turn_to(mouth, points[chosen[k]], points[k])
         yield paste(frame, mouth, track.align[k], alpha), frame
 
 

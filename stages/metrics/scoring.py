@@ -80,6 +80,7 @@ def score_pair(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
     device = str(Runtime(device=job.device).torch_device()) if job.lpips or job.syncnet else "cpu"
     sound, whose = choose_sound(job, own)
     tools = Tools(
+        known=_known(pair.truth, pair.truth.stat().st_mtime_ns, how.landmarks, how.face, how.resolution),
         lpips={name: _lpips(name.removeprefix("lpips_"), files, device) for name, files in job.lpips.items()},
         finder=_finder(how.landmarks) if {"mouth", "identity", "sync"} & set(how.chosen) else None,
         meter=_meter(job, device, track, fps) if "sync" in how.chosen and sound is not None else None,
@@ -145,8 +146,8 @@ class Film:
         method, how, track, fps = self.job.method, self.job.how, self.track, self.truth.info.fps
         if method == "ground_truth":
             return rows.ground_truth(true)
-        if method == "copy_baseline":
-            return rows.copy_baseline(self.truth.path, true, track, fps, how.resolution)
+        if method in ("copy_baseline", "turned_copy"):
+            return rows.copy_baseline(self.truth.path, true, track, fps, how.resolution, turned=method == "turned_copy")
         assert self.job.model, method
         model, count = _opened(self.job.model, self.job.device), self.expected
         if method == "autoencoder":
@@ -270,6 +271,11 @@ def _lpips(network: Literal["alex", "vgg"], files: tuple[Path, ...], device: str
     from stages.metrics.lpips import Lpips
 
     return Lpips(*files, network).to(device)
+
+
+@functools.lru_cache(maxsize=4)
+def _known(truth: Path, changed: int, landmarks: str, face: int, resolution: int) -> dict[tuple[str, int], np.ndarray]:
+    return {}
 
 
 @functools.lru_cache(maxsize=1)

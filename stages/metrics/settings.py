@@ -39,7 +39,8 @@ def settings(how: How, sync: str, standing: tuple[str, ...]) -> dict[str, Any]:
         "lip_opening_correlation": "Pearson's correlation over time of the inner lips' gap, generated with true",
         "lip_opening_lag": f"frames by which the generated lips come late (at most {MAX_LAG}), by the highest correlation",
         "open_mouth_share": f"share of frames whose inner lips are over {OPEN_RATIO} times as high as wide; of the silence row, what leaks",
-        "identity_distance": f"distance of dlib's face descriptors, mean of {clip.IDENTITY_FRAMES} frames; one person is below about 0.5",
+        "identity_distance": f"distance of dlib's face descriptors, each the mean of {clip.IDENTITY_FRAMES} frames, so that not their "
+        "expressions are compared; one person is below about 0.5",
         "jitter": "difference of adjacent frames inside the mask, in units of the truth's: 1 as the truth, 0 frozen",
         "flicker": "outside the face crop's mask: mean absolute difference of the two films' changes from frame to frame, grey levels",
         "sync": SYNC_WORDS.get(sync, sync),

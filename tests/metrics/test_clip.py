@@ -87,3 +87,20 @@ def test_frames_that_are_looked_at_lie_among_those_that_come(finder: DlibFinder)
     for frame in truth[:2]:
         scorer.add(frame.copy(), frame)
     assert scorer.metrics(None)["identity_distance"] == pytest.approx(0, abs=1e-6) and scorer.strip().shape[1] == 2 * 160
+
+
+def test_a_persons_changing_face_is_no_other_person_and_the_truth_is_looked_at_once(finder: DlibFinder, monkeypatch) -> None:
+    """Descriptors are averaged over the clip before they are compared: frames that only trade places are the same face."""
+    truth = [picture(), cv2.GaussianBlur(picture(), (0, 0), 2.5)]
+    asked: list[np.ndarray] = []
+    embed = finder.embed
+    monkeypatch.setattr(finder, "embed", lambda frame, face: asked.append(frame) or embed(frame, face))
+    track, known = track_of([truth[0], truth[0]], finder), {}
+    for times in (4, 2):  # generated and true frames; then the generated alone
+        asked.clear()
+        scorer = ClipScorer(("identity",), track, Tools(finder=finder, known=known), resolution=128, mouth_resolution=64)
+        for fake, true in zip(truth[::-1], truth, strict=True):
+            scorer.add(fake, true)
+        assert len(asked) == times
+        assert scorer.metrics(None)["identity_distance"] == pytest.approx(0, abs=1e-6)
+        assert scorer.table()[:, scorer.columns.index("identity_distance")].min() > 0.05

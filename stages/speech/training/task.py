@@ -27,7 +27,7 @@ COMPONENTS = 96
 SHARES = {"clips": 0.3, "prompts": 0.35, "synthetic": 0.35}
 """Of the rows drawn, by the shard's name up to its first dash."""
 BUCKETS = 12
-WEIGHTS = {"ctc": 0.2, "teacher": 1.0, "lips": 0.15, "teacher_of_logits": 0.5, "lips_of_logits": 0.15}
+WEIGHTS = {"ctc": 0.2, "teacher": 1.0, "lips": 1.0, "teacher_of_logits": 0.5, "lips_of_logits": 0.5}
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Pool:
     lips: list[np.ndarray]
     texts: list[np.ndarray]
     groups: list[str]
+    speakers: list[str]
 
     @property
     def counts(self) -> np.ndarray:
@@ -75,7 +76,7 @@ def fit_projection(parts: Iterator[np.ndarray]) -> Projection:
 
 def read_pool(paths: list[Path], projection: Projection) -> Pool:
     """Raises ArtifactError for a shard that cannot be read."""
-    pool = Pool([], [], [], [], [])
+    pool = Pool([], [], [], [], [], [])
     for path in paths:
         try:
             with np.load(path) as data:
@@ -93,6 +94,7 @@ def read_pool(paths: list[Path], projection: Projection) -> Pool:
             pool.lips.append(lips[rows])
             pool.texts.append(np.array([ALPHABET.index(c) for c in line["text"]], np.int64))
             pool.groups.append(path.stem.split("-")[0])
+            pool.speakers.append(line["speaker"])
     return pool
 
 
