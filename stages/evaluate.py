@@ -112,7 +112,7 @@ def _choice(option: str, text: str, known: tuple[str, ...], *, empty: bool) -> s
 
 @dataclass(frozen=True)
 class Inputs:
-    """Two videos, or two folders of videos that are paired by path below the folder, else by stem."""
+    """Two videos, or two folders of videos that are paired by path below the folder, else by stem; or a frames artifact and a folder."""
 
     generated: Path
     truth: Path
@@ -205,7 +205,10 @@ def _unit(job: Job, more: list[Input], digests: DigestCache) -> Unit:
     first = ("other", job.other) if job.method in ROWS else ("generated", pair.generated)
     for role, path in (first, ("truth", pair.truth)):
         try:
-            inputs += [Input(role, "file", digests.digest(path))] if path else []
+            if path and path.is_dir():
+                inputs.append(Input(role, "frames", read_clip(path).digest))
+            elif path:
+                inputs.append(Input(role, "file", digests.digest(path)))
         except OSError as error:
             pair = replace(pair, problem=f"{pair.name}: its {role} video cannot be read ({error.strerror})")
             inputs.append(Input(role, "file", "unreadable"))
@@ -259,12 +262,12 @@ def _weights(config: Config, inputs: Inputs) -> list[Weight]:
 
 
 def sync_meter(syncnet: Path | None) -> tuple[str, Path, str]:
-    """(name, weights, licence) of what measures sync: SyncNet where its weights are given, else the shipped acoustic model."""
+    """(name, weights, licence) of what measures sync: SyncNet where its weights are given, else the expert that ships."""
     if syncnet is not None:
         return "syncnet", Path(syncnet), "unknown: given by the user"
-    from stages.speech.encoder import BUNDLED
+    from stages.metrics.expert import BUNDLED
 
-    return "lip-opening", BUNDLED, "Apache-2.0 (difftalk)"
+    return "difftalk-sync", BUNDLED, "difftalk's own; trained on research data, for research"
 
 
 def _networks(inputs: Inputs, config: Config) -> bool:

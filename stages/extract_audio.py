@@ -19,6 +19,7 @@ import numpy as np
 from stages.artifacts import Clip, Draft, Input, Store, Unit, Weight, new_array, read_artifact, run_units
 from stages.errors import ArtifactError, DiffTalkError, InputError, UsageError
 from stages.media.audio import read_audio
+from stages.metrics.sync import SYNC_RATE
 from stages.runtime import Needs, Report, Runtime
 from stages.shapes import SAMPLE_RATE, WINDOW_ROWS
 from stages.speech.encoder import Encoder, open_encoder
@@ -27,6 +28,9 @@ from stages.speech.windows import stored_neighbours, windows_at
 
 CODE = 1
 NEEDS = Needs(cpus=1, gpus=0.25)
+
+FEWEST_SECONDS, MOST_OFFSET, SURE = 2.0, 8, 0.05
+"""Film that it takes to tell an offset, the largest that is believed (frames at 25 a second), and the least confidence."""
 
 CHUNK_FRAMES = 2000
 """Windows written at once: a two-hour clip never lies in memory."""
@@ -42,6 +46,8 @@ class Config:
     """Another acoustic model: DeepSpeech 0.1.0's own output_graph.pb, or an .onnx file of its inputs and outputs."""
     features: Output = "logits"
     """Of the acoustic model: logits (29 letters, as the paper) or hidden (the layer below)."""
+    align_sound: bool = False
+    """Undo how far a clip's sound and lips are apart, by the sync expert that ships: for training, where films cannot be trusted."""
 
     def __post_init__(self) -> None:
         if self.encoder == "mel" and self.model is not None:
@@ -50,7 +56,7 @@ class Config:
             raise UsageError(f"--features {self.features}: belongs to --encoder deepspeech")
 
 
-UNIT_CONFIG = ("encoder", "features")
+UNIT_CONFIG = ("encoder", "features", "align_sound")
 """What one clip depends on; the model counts by its content (a weight), whatever its file is called."""
 
 
@@ -116,6 +122,8 @@ def make_features(job: Job, draft: Draft, tick: Callable[[float], None], encoder
     encoder = encoder or _worker_encoder(job.config, job.device, job.threads, job.weights)
     rows = encoder.encode(samples)  # (R, F)
     assert rows.dtype == np.float32 and rows.shape[1] == encoder.features, (rows.dtype, rows.shape, encoder.features)
+    offset = sound_offset(job.clip, frames, fps, samples) if job.config.align_sound else 0
+    rows = shifted(rows, round(offset * encoder.rows_hz / SYNC_RATE))
     shape = (len(frames), WINDOW_ROWS, encoder.features)
     windows = new_array(draft.path / "audio.npy", np.float32, shape)
     for start in range(0, len(frames), CHUNK_FRAMES):
@@ -129,7 +137,32 @@ def make_features(job: Job, draft: Draft, tick: Callable[[float], None], encoder
         "features": encoder.features,
         "frames": len(frames),
         "seconds": round(len(samples) / SAMPLE_RATE, 3),
+        **({"sound_offset": offset} if job.config.align_sound else {}),
     }
+
+
+def sound_offset(clip: Clip, frames: np.ndarray, fps: Fraction, samples: np.ndarray) -> int:
+    """Frames at 25 a second by which the sound comes before its lips; 0 where that cannot be told."""
+    from stages.metrics.expert import embed, film_lips, load_expert
+    from stages.metrics.sync import sync_score
+    from stages.speech.mel import log_mel
+
+    lips = film_lips(np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy")), frames, float(fps))
+    rows = log_mel(samples)
+    if min(np.isfinite(lips[:, 0]).sum(), len(rows) // 2) < FEWEST_SECONDS * SYNC_RATE:
+        return 0
+    score = sync_score(*embed(load_expert(), rows, lips))
+    return round(score.offset) if abs(score.offset) <= MOST_OFFSET and score.confidence >= SURE else 0
+
+
+def shifted(rows: np.ndarray, by: int) -> np.ndarray:
+    """Rows (R, F) `by` rows later; what comes in is zero."""
+    if not by:
+        return rows
+    moved = np.zeros_like(rows)
+    source, place = (rows[:-by], moved[by:]) if by > 0 else (rows[-by:], moved[:by])
+    place[:] = source
+    return moved
 
 
 def _read_clip(clip: Clip) -> tuple[Fraction, int, np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
@@ -538,3 +539,29 @@ def test_the_report_fits_a_browser_window_and_shows_its_pictures(scored: Path, t
         assert not driver.get_log("browser")
     finally:
         driver.quit()
+
+
+def test_a_frames_artifact_is_scored_like_the_film_that_it_holds(scored: Path, tmp_path: Path) -> None:
+    from stages.artifacts import Input, Store, Unit
+    from stages.media.frames import FrameWriter
+
+    @dataclass(frozen=True, kw_only=True)
+    class Made:
+        steps: int = 1
+
+    frames = list(VideoReader(scored / "gen" / "good.mp4"))
+    with Store(tmp_path / "frames", kind="frames", stage="infer", code=1, config=Made(), runtime=Runtime()) as store:
+        for unit in store.plan([Unit("good-0a1b2c3d", (Input("audio", "file", "x"),))]):
+            with store.draft(unit) as draft:
+                writer = FrameWriter(draft.path)
+                for frame in frames:
+                    writer.write(frame)
+                draft.facts |= {"fps": "25/1", "frames": len(frames)}
+        store.seal()
+    config = Config(metrics="psnr,mouth,sync", rows="")
+    report = evaluate.run(config, Inputs(tmp_path / "frames", scored / "gt"), tmp_path / "out", Runtime(device="cpu"))
+    clip = next(c for c in scores(tmp_path / "out")["clips"] if c["name"] == "good")
+    film = next(c for c in scores(scored / "out")["clips"] if (c["method"], c["name"]) == ("generated", "good"))
+    assert report.done == 1 and clip["frames"] == film["frames"] and clip["fps"] == "25/1"
+    for metric in ("psnr", "mouth_psnr", "lip_opening_correlation", "sync_offset"):
+        assert clip["metrics"][metric] == pytest.approx(film["metrics"][metric], abs=1e-6)

@@ -290,3 +290,42 @@ def test_options_that_do_not_fit_are_usage_errors(tmp_path):
         Config(encoder="mel", model=tmp_path / "a.onnx")
     with pytest.raises(UsageError, match="--features hidden: belongs to --encoder deepspeech"):
         Config(encoder="mel", features="hidden")
+
+
+@pytest.mark.parametrize("by", [-3, 0, 4, 500])
+def test_rows_are_moved_and_what_comes_in_is_nothing(by):
+    rows = np.arange(1, 21, dtype=np.float32)[:, None].repeat(2, 1)
+    moved = extract_audio.shifted(rows, by)
+    for r in range(20):
+        assert moved[r, 0] == (rows[r - by, 0] if 0 <= r - by < 20 else 0)
+
+
+def test_a_sound_that_comes_early_is_moved_back_to_its_lips(two_clips, monkeypatch):
+    plain = extract(two_clips)[0]
+    before = np.array(read_artifact(plain.out, "features").clips["ann-1"].array("audio.npy"))
+    monkeypatch.setattr(extract_audio, "sound_offset", lambda *_: 3)
+    report, _ = extract(two_clips, Config(encoder="mel", align_sound=True))
+    assert report.done == 2 and report.skipped == 0
+    clip = read_artifact(report.out, "features").clips["ann-1"]
+    after = np.array(clip.array("audio.npy"))
+    assert clip.facts["sound_offset"] == 3
+    np.testing.assert_array_equal(after[13:40], before[10:37])  # three frames later
+    assert not after[0][:14].any()  # before the sound
+
+
+def test_the_offset_of_a_real_clip_is_found_or_nothing_is_said(shared_clips, tmp_path):
+    """The same film with its sound shifted: the offset follows; of half a second nothing is believed."""
+    from stages.media.audio import read_audio
+    from stages.preprocess import Config as Clips
+    from stages.preprocess import run as preprocess
+
+    made = preprocess(Clips(), [shared_clips / "samples" / "OpenTalker__video-retalking__2_old.mp4"], tmp_path / "work", Runtime())
+    clip = next(iter(read_artifact(made.out, "clips").clips.values()))
+    sound = read_audio(clip.path / "speech.wav")
+    frames = np.array(clip.array("frames.npy"))
+    found = [
+        extract_audio.sound_offset(clip, frames, Fraction(25), np.roll(sound, -640 * early)[: len(sound) - 640 * early])
+        for early in (0, 4)
+    ]
+    assert abs(found[0]) <= 1 and abs(found[1] - found[0] - 4) <= 1
+    assert extract_audio.sound_offset(clip, frames, Fraction(25), sound[:8000]) == 0

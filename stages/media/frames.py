@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,25 @@ class FrameFolder:
             index += 1
         if not index:
             raise InputError(f"{self.path}: no frame 000000.png")
+
+
+class FrameReader(FrameFolder):
+    """The same, read as a film is. Raises InputError when clip.json does not tell the rate and the length."""
+
+    def __init__(self, clip: Path):
+        super().__init__(clip)
+        self.warning, self.variable = "", False
+        try:
+            facts = json.loads((clip / "clip.json").read_text(encoding="utf-8"))["facts"]
+            self.fps, self.seconds = Fraction(facts["fps"]), float(int(facts["frames"]) / Fraction(facts["fps"]))
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise InputError(f"{clip}: clip.json states no frame rate and number of frames ({error}); make the frames again") from error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width, height. Raises InputError when there is no frame."""
+        height, width = next(iter(self)).shape[:2]
+        return width, height
 
 
 class FrameWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,8 @@ class VideoPair:
 def find_pairs(generated: Path, truth: Path) -> list[VideoPair]:
     """Every video of both sides, with its partner or with the reason why it has none.
 
-    Two files are one pair. In two (nested) folders, paths that agree up to the suffix pair first; what they leave over
-    pairs by stem, where a stem is clear on both sides.
+    Two files are one pair. `generated` may be a frames artifact: its clips, by the names of their references. In two (nested)
+    folders, paths that agree up to the suffix pair first; what they leave over pairs by stem, where a stem is clear on both sides.
     Raises InputError for a path that is absent or a folder without videos, UsageError for a file against a folder.
     """
     for path in (generated, truth):
@@ -34,7 +35,7 @@ def find_pairs(generated: Path, truth: Path) -> list[VideoPair]:
         raise UsageError(f"{generated} and {truth}: give two videos, or two folders of videos")
     if not generated.is_dir():
         return [VideoPair(generated.stem, generated, truth)]
-    left, right = _videos(generated), _videos(truth)
+    left, right = _clips(generated) if (generated / "artifact.json").is_file() else _videos(generated), _videos(truth)
     partner = {name: name for name in left if name in right}
     stems = [_by_stem([name for name in side if name not in partner]) for side in (left, right)]
     for stem, names in stems[0].items():
@@ -64,6 +65,18 @@ def _videos(folder: Path) -> dict[str, list[Path]]:
             found.setdefault(inside.with_suffix("").as_posix(), []).append(path)
     if not found:
         raise InputError(f"{folder}: no videos there (files ending in {' '.join(sorted(VIDEO_SUFFIXES))})")
+    return found
+
+
+def _clips(root: Path) -> dict[str, list[Path]]:
+    """The clips of a frames artifact by what their references were called: ann-1a2b3c4d is ann's."""
+    from stages.artifacts import read_artifact
+
+    found: dict[str, list[Path]] = {}
+    for id, clip in sorted(read_artifact(root, "frames").clips.items()):
+        found.setdefault(re.sub(r"-[0-9a-f]{8}$", "", id), []).append(clip.path)
+    if not found:
+        raise InputError(f"{root}: a frames artifact without clips; see failures.jsonl there")
     return found
 
 

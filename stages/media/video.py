@@ -76,6 +76,23 @@ class VideoReader:
     def shape(self) -> tuple[int, int, int]:
         return self.info.height, self.info.width, 3
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width, height."""
+        return self.info.width, self.info.height
+
+    @property
+    def fps(self) -> Fraction:
+        return self.info.fps
+
+    @property
+    def seconds(self) -> float | None:
+        return self.media.seconds
+
+    @property
+    def variable(self) -> bool:
+        return self.info.variable
+
     def __iter__(self) -> Iterator[np.ndarray]:
         self.frames_read, self.warning = 0, ""
         size = int(np.prod(self.shape))

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from stages.metrics.mouth import correlation, lip_opening
-from stages.metrics.sync import VSHIFT, SyncScore, sync_score, ticks
+from stages.metrics.sync import SYNC_RATE, SyncScore, sync_score, ticks
+from stages.shapes import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from stages.metrics.syncnet import SyncNet
-    from stages.speech.encoder import Encoder
 
 FEWEST = 25
 """Windows (1 s) without which a score means nothing."""
@@ -33,35 +32,35 @@ class SyncMeter(Protocol):
         ...
 
 
-class OpeningMeter:
-    """How the lips' opening correlates with the opening that the acoustic model hears: no sync expert, only a correlation.
+class ExpertMeter:
+    """difftalk-sync, the expert that ships, on the lips' shape in crops of `resolution` pixels."""
 
-    The mean of the acoustic model's 29 logits is its own prediction of how far the lips are open (its model card); other
-    acoustic models do not keep this, so it is always the one that ships. The "distance" is one minus the correlation.
-    """
+    def __init__(self, resolution: int, fps: float):
+        from stages.metrics.expert import load_expert
 
-    def __init__(self, encoder: Encoder, fps: float):
-        self.encoder, self.fps = encoder, fps
-        self._openings: list[float] = []
+        self.expert, self.fps = load_expert(), fps
+        self._to_crop = np.array([[[1 / resolution, 0, 0], [0, 1 / resolution, 0]]], np.float32)
+        self._shapes: list[np.ndarray] = []
         self._frame = 0
 
     def add(self, frame: np.ndarray, crop: np.ndarray | None, landmarks: np.ndarray | None) -> None:
-        opening = float("nan") if landmarks is None else float(lip_opening(landmarks))
-        self._openings += [opening] * ticks(self._frame, self.fps)
+        from stages.faces import LIPS, lip_shape
+
+        shape = np.full(LIPS, np.nan, np.float32) if landmarks is None else lip_shape(self._to_crop, landmarks[None])[0]
+        self._shapes += [shape] * ticks(self._frame, self.fps)
         self._frame += 1
 
     def score(self, samples: np.ndarray) -> SyncScore | None:
-        heard = self.encoder.encode(samples).mean(1)[::2]  # 25 Hz
-        count = min(len(self._openings), len(heard))
-        seen = np.array(self._openings[:count])
-        if count < FEWEST or np.isfinite(seen).sum() < FEWEST:
+        from stages.metrics.expert import embed
+        from stages.speech.mel import log_mel
+
+        if len(samples) < FEWEST * SAMPLE_RATE // SYNC_RATE:
             return None
-        padded = np.pad(heard[:count].astype(np.float64), VSHIFT, constant_values=np.nan)
-        curve = 1 - np.array([correlation(seen, padded[k : k + count]) for k in range(2 * VSHIFT + 1)])
-        if not np.isfinite(curve).all():
+        rows, shapes = log_mel(samples), np.array(self._shapes)
+        count = min(len(shapes), len(rows) // 2)
+        if count < FEWEST or np.isfinite(shapes[:count, 0]).sum() < FEWEST:
             return None
-        best = int(curve.argmin())
-        return SyncScore(float(VSHIFT - best), float(np.median(curve) - curve[best]), float(curve[best]), curve.astype(np.float32))
+        return sync_score(*embed(self.expert, rows, shapes))
 
 
 class SyncNetMeter:

@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.artifacts import Draft, file_digest
 from stages.errors import InputError
+from stages.media.frames import FrameReader
 from stages.media.pairs import VideoPair
 from stages.media.probe import probe
 from stages.media.video import VideoReader
@@ -120,21 +121,21 @@ class Film:
     def __init__(self, job: Job, truth: VideoReader, track: FaceTrack, own: np.ndarray | None, folder: Path):
         self.job, self.truth, self.track, self.own, self.folder = job, truth, track, own, folder
         self.counts = Counts()
-        self.generated = VideoReader(job.pair.generated) if job.method not in ROWS and job.pair.generated else None
+        self.generated = open_generated(job.pair.generated) if job.method not in ROWS and job.pair.generated else None
 
     @property
     def expected(self) -> int:
         """About how many frames there will be to compare."""
         fps, whole = float(self.truth.info.fps), len(self.track.status)
         if self.generated:
-            return max(1, min(whole, round((self.generated.media.seconds or whole / fps) * fps)))
+            return max(1, min(whole, round((self.generated.seconds or whole / fps) * fps)))
         return whole if self.job.method not in MODEL_ROWS else min(whole, max(1, round(self.job.how.row_seconds * fps)))
 
     def frames(self, tick: Callable[[float], None]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(generated, true) frames in order."""
         true = _ticking(self.truth, len(self.track.status), tick)
         if self.generated:
-            yield from pair_frames(self.generated, true, (self.generated.info.fps, self.truth.info.fps), self.counts)
+            yield from pair_frames(self.generated, true, (self.generated.fps, self.truth.fps), self.counts)
             return
         for pair in self._row(true):
             self.counts.used = self.counts.generated = self.counts.truth = self.counts.used + 1
@@ -164,15 +165,20 @@ class Film:
         sides = [(reader, side) for reader, side in ((self.generated, "generated"), (self.truth, "truth")) if reader]
         notes = []
         if self.generated:
-            sizes, rates = ([(r.info.width, r.info.height) for r, _ in sides], [r.info.fps for r, _ in sides])
+            sizes, rates = [r.size for r, _ in sides], [r.fps for r, _ in sides]
             notes = describe((sizes[0], sizes[1]), (rates[0], rates[1]), self.counts)
         for reader, side in sides:
             notes += [f"{side}: damaged: {reader.warning}"] if reader.warning else []
-            notes += [f"{side}: variable frame rate, read at a constant {reader.info.fps}"] if reader.info.variable else []
+            notes += [f"{side}: variable frame rate, read at a constant {reader.fps}"] if reader.variable else []
         if faces < self.counts.used:
             missing = self.counts.used - faces
             notes.append(f"face: {missing} of {self.counts.used} frames show none; only the whole frame is scored there")
         return notes
+
+
+def open_generated(path: Path) -> VideoReader | FrameReader:
+    """A film, or a clip of a frames artifact."""
+    return FrameReader(path) if path.is_dir() else VideoReader(path)
 
 
 def find_face(reader: VideoReader, how: How, tick: Callable[[float], None]) -> FaceTrack:
@@ -234,7 +240,7 @@ def _meter(job: Job, device: str, track: FaceTrack, fps: float) -> SyncMeter:
         from stages.metrics.syncnet import boxes
 
         return heard.SyncNetMeter(_syncnet(job.syncnet, device), boxes(track.landmarks), fps)
-    return heard.OpeningMeter(_encoder(), fps)
+    return heard.ExpertMeter(job.how.resolution, fps)
 
 
 def _ticking(reader: VideoReader, total: int, tick: Callable[[float], None]) -> Iterator[np.ndarray]:
@@ -297,10 +303,3 @@ def _syncnet(path: Path, device: str) -> Any:
     from stages.metrics.syncnet import load_syncnet
 
     return load_syncnet(path, device)
-
-
-@functools.lru_cache(maxsize=1)
-def _encoder() -> Any:
-    from stages.speech.encoder import open_encoder
-
-    return open_encoder("deepspeech", None, Runtime(device="cpu"), threads=1)

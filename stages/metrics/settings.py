@@ -54,7 +54,7 @@ def settings(how: How, sync: str, standing: tuple[str, ...]) -> dict[str, Any]:
 SYNC_WORDS = {
     "syncnet": "SyncNet's protocol and official weights; faces by difftalk's landmarks instead of S3FD. Offset in 25 fps frames, "
     "+k where the sound comes k frames before its mouth; distance and confidence are LSE-D and LSE-C",
-    "lip-opening": "no sync expert: correlation of the lips' opening with the opening that the shipped acoustic model hears, over shifts "
-    "of 15 frames at 25 fps. Offset +k where the sound comes k frames before its mouth; distance is 1 - correlation, confidence the "
-    "median distance minus the least. Not SyncNet: never to be compared with published LSE",
+    "difftalk-sync": "difftalk's own expert (shape of the lips and log-mel sound) with SyncNet's arithmetic at 25 fps. Offset +k where the "
+    "sound comes k frames before its mouth; distance is the least, confidence the median distance minus it. Not SyncNet: never to be "
+    "compared with published LSE",
 }

@@ -22,12 +22,11 @@ from stages.faces.detect import make_finder
 from stages.media.audio import read_audio
 from stages.media.video import VideoReader
 from stages.metrics.clip import ClipScorer, Tools
-from stages.metrics.heard import OpeningMeter
+from stages.metrics.heard import ExpertMeter
 from stages.metrics.lpips import load_lpips
 from stages.metrics.scoring import How, find_face
 from stages.runtime import Runtime
 from stages.shapes import SAMPLE_RATE
-from stages.speech.encoder import open_encoder
 
 
 def clock(work: Callable[[], object]) -> float:
@@ -69,7 +68,7 @@ def main() -> None:
     count, (height, width) = len(frames), frames[0].shape[:2]
     base = clock(lambda: score(frames, fakes, track, (), Tools()))
     networks = {"lpips_alex": load_lpips("alex", Runtime())} | ({"lpips_vgg": load_lpips("vgg", Runtime())} if o.vgg else {})
-    meter = OpeningMeter(open_encoder("deepspeech", None, Runtime(device="cpu"), threads=1), float(reader.info.fps))
+    meter = ExpertMeter(256, float(reader.info.fps))
     sound = read_audio(o.video)[: round(count / reader.info.fps * SAMPLE_RATE)]
     rows: dict[str, tuple[tuple[str, ...], Tools]] = {
         "psnr": (("psnr",), Tools()),
@@ -84,7 +83,7 @@ def main() -> None:
     told = [("decode one video (this process's part)", read), ("cut crops", base)]
     told += [(name, clock(lambda c=c, t=t: score(frames, fakes, track, c, t)) - base) for name, (c, t) in rows.items()]
     scorer = score(frames, fakes, track, ("mouth",), Tools(finder=finder, meter=meter))
-    told.append(("sync by the lips' opening, once the landmarks are known", clock(lambda: meter.score(sound))))
+    told.append(("sync by difftalk-sync, once the landmarks are known", clock(lambda: meter.score(sound))))
     assert scorer.faces
     print(f"{count} frames of {width}x{height}, {o.threads} thread(s)\n")
     print("| part | ms a frame | frames/s |\n|---|---|---|")
