@@ -59,6 +59,11 @@ class Coder:
         """The denoised window of the view's latents (..., h, w)."""
         return z[..., self.rows, self.columns]
 
+    def window_of(self, x: Tensor) -> Tensor:
+        """The denoised window's pixels of views (..., H, W)."""
+        rows, columns = (slice(s.start * self.first_stage.factor, s.stop * self.first_stage.factor) for s in (self.rows, self.columns))
+        return x[..., rows, columns]
+
     def pictures(self, crops: np.ndarray) -> Tensor:
         """The view of crops (B, R, R, 3) u8: (B, 3, H, W) f32 in -1..1 on the device."""
         x = torch.from_numpy(np.array(crops[:, *self.view])).to(self.device)

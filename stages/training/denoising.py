@@ -20,7 +20,7 @@ from stages.faces import LIPS, condition_points, habits, lip_shape
 from stages.models.denoiser import Condition, Denoiser
 from stages.training.augment import look
 from stages.training.crops import ClipSet
-from stages.training.latents import TOLD_NOISE, far_frame
+from stages.training.latents import TOLD_NOISE, Turn, far_frame
 from stages.training.order import generator
 
 PREVIOUS_NOISE = 0.3
@@ -48,6 +48,8 @@ class Batch:
     """(B, L) true shapes, in deviations from the person's habits."""
     at_once: Tensor | None = None
     """(B,) bool: samples that see noise alone and must draw z_0 from it; None: no sample does."""
+    pictures: tuple[Tensor, Tensor, Tensor] | None = None
+    """Of the windows: the true pixels (B, 3, H, W) in -1..1, those of the references, and the references' latents."""
 
 
 class Data:
@@ -64,6 +66,8 @@ class Data:
         self.audio = [features.clips[i].array("audio.npy") for i in ids]  # (T, 16, F) f32
         self.neighbours = [features.clips[i].array("neighbours.npy") for i in ids]  # (T, 8) i32
         self.crops = [c.array("crops.npy") for c in clips]
+        self.turns = [Turn(c, latents.config["lips"]) for c in clips]
+        self.ids = [c.id for c in clips]
         self.segment = [np.asarray(c.array("segment.npy")) for c in clips]
         self.landmarks = []  # each (looks, T, 39, 2)
         self.lips: list[np.ndarray] = []  # each (T, 4); a look changes them little
@@ -76,7 +80,7 @@ class Data:
 
     def release(self, clips: set[int]) -> None:
         """Hand back the pages of clips that were read: the system keeps them as long as it has room, our memory stays flat."""
-        for arrays in (self.clean, self.masked, self.reference, self.audio):
+        for arrays in (self.clean, self.masked, self.reference, self.audio, self.crops):
             for clip in clips if arrays else ():
                 arrays[clip]._mmap.madvise(mmap.MADV_DONTNEED)
 
@@ -111,6 +115,8 @@ class DenoisingTask:
         self.train, self.held_out = train, held_out
         self.data, self.held_out_data = (Data(s.clips, latents, features) for s in (train, held_out))
         self.schedule = renderer.schedule
+        # What is drawn as a difference to a reference is shown as one: on top of pixels that no latent holds.
+        self.judges_pictures = bool(config.pixel_weight and model.config.residual and not config.tint)
         level = F.avg_pool2d(renderer.hidden[None, None], renderer.first_stage.factor)
         level = 1 + (config.mouth_weight - 1) * renderer.crop(level)[0, 0]
         channels = renderer.first_stage.std ** config.channel_power
@@ -121,7 +127,8 @@ class DenoisingTask:
     def batch(self, step: int, indices: range, device: torch.device) -> Batch:
         rngs = [generator(self.config.seed, step, i) for i in indices]
         places = [(*self.train.draw(rng), int(rng.integers(self.data.looks))) for rng in rngs]
-        references, told = zip(*(self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)), strict=True)
+        drawn = [self._reference(rng, self.data, *place) for rng, place in zip(rngs, places, strict=True)]
+        references, told, shown = zip(*drawn, strict=True)
         t = torch.tensor([int(rng.integers(self.schedule.steps)) for rng in rngs])
         noise = np.stack([rng.standard_normal(self.renderer.shape, np.float32) for rng in rngs])
         latents, condition = self._condition(self.data, places, references, told)
@@ -136,6 +143,7 @@ class DenoisingTask:
             lips = None if lips is None else torch.where(deaf[:, None], torch.zeros_like(lips), lips)
         if self.config.tint:
             latents = self._tinted(rngs, latents, condition)
+        pictures = self._pictures(places, shown, device) if self.judges_pictures else None
         at_once = None
         if self.config.one_step:
             at_once = torch.tensor([rng.random() < self.config.one_step for rng in rngs])
@@ -148,6 +156,7 @@ class DenoisingTask:
             condition=condition,
             lips=None if lips is None else lips.to(device),
             at_once=None if at_once is None else at_once.to(device),
+            pictures=pictures,
         )
 
     def _tinted(self, rngs: list[np.random.Generator], latents: Tensor, condition: Condition) -> Tensor:
@@ -163,21 +172,38 @@ class DenoisingTask:
         data = self.data
         return torch.from_numpy(np.stack([(data.lips[c][f] - data.habits[c][0]) / data.habits[c][1] for c, f, _ in places]))
 
-    def _reference(self, rng: np.random.Generator, data: Data, clip: int, frame: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """z_r (C, h, w) f32 for one sample, and the lips (L,) that it is told to draw."""
+    def _pictures(self, places: list[Place], shown: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Batch.pictures: `shown` says of each reference which one it is, as _reference does."""
+        data, renderer = self.data, self.renderer
+        true, references, z = [], [], []
+        for (clip, frame, number), k in zip(places, shown, strict=True):
+            other = look(data.ids[clip], number)
+            picture = data.turns[clip](frame, k, number)[0] if k >= 0 else data.crops[clip][~k]
+            for found, crop in ((true, data.crops[clip][frame]), (references, picture)):
+                found.append(other.crops(crop[None])[0] if other else crop)
+            z.append(data.reference[clip][number][k, frame] if k >= 0 else data.clean[clip][number][~k])
+        windows = [renderer.window_of(renderer.pictures(np.stack(crops))).to(device) for crops in (true, references)]
+        return windows[0], windows[1], torch.from_numpy(np.stack(z).astype(np.float32)).to(device)
+
+    def _reference(
+        self, rng: np.random.Generator, data: Data, clip: int, frame: int, number: int
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """z_r (C, h, w) f32 for one sample, the lips (L,) that it is told to draw, and which reference it is: k for the k-th turned
+        one, ~f for frame f as it is."""
         clean, segment = data.clean[clip][number], data.segment[clip]
         told = data.lips[clip][frame] + TOLD_NOISE * data.habits[clip][1] * rng.standard_normal(LIPS, np.float32)
         if rng.random() < self.config.previous_frame_share and frame > 0 and segment[frame - 1] == segment[frame]:
             noise = rng.standard_normal(clean.shape[1:], np.float32)
             keep = np.sqrt(1 - PREVIOUS_NOISE**2, dtype=np.float32)
-            return clean[frame - 1].astype(np.float32) * keep + noise * np.float32(PREVIOUS_NOISE), told
+            return clean[frame - 1].astype(np.float32) * keep + noise * np.float32(PREVIOUS_NOISE), told, ~(frame - 1)
         if self.config.reference == "fixed":
             rng = generator(self.config.seed, -1, clip, frame)  # one for good, as in the release
         if self.config.reference == "matched":
             turned = data.reference[clip][number]
             k = int(rng.integers(len(turned)))
-            return turned[k, frame].astype(np.float32), data.told[clip][number, k, frame] if data.told else told
-        return clean[far_frame(rng, len(clean), frame)].astype(np.float32), told
+            return turned[k, frame].astype(np.float32), data.told[clip][number, k, frame] if data.told else told, k
+        far = far_frame(rng, len(clean), frame)
+        return clean[far].astype(np.float32), told, ~far
 
     def _condition(
         self, data: Data, places: list[Place], references: Sequence[np.ndarray], told: Sequence[np.ndarray]
@@ -230,10 +256,11 @@ class DenoisingTask:
         return z_t if batch.at_once is None else torch.where(batch.at_once[:, None, None, None], batch.noise, z_t)
 
     def _pixel_loss(self, output: Tensor, z_t: Tensor, batch: Batch) -> Tensor:
-        """L1 + LPIPS between the decoded windows of the predicted and the true z_0, where little noise leaves a picture to judge.
+        """L1 + LPIPS between the window's pixels as `infer` will show them and the true ones, where little noise leaves a picture to
+        judge: the prediction decoded, and on top what the first stage loses of the reference.
 
-        Both go through the same decoder, so that its own errors count for nothing. Mean over the whole batch, zeros for the
-        samples with more noise.
+        Without pictures the true z_0 is decoded too, so that the decoder's own errors count for nothing. Mean over the whole
+        batch, zeros for the samples with more noise.
         """
         _, sigma = self.schedule.coefficients(batch.t, z_t)  # (B, 1, 1, 1)
         clear = sigma.flatten() <= self.config.pixel_noise
@@ -244,8 +271,12 @@ class DenoisingTask:
         z0, condition = self.schedule.clean(output[clear], z_t[clear], batch.t[clear]), batch.condition.at(clear)
         decode, latent = self.renderer.first_stage.decode, self.model.latent
         with torch.no_grad():
-            truth = decode(latent(batch.z0[clear], condition))  # (b, 3, H, W)
-        made = decode(latent(z0.to(truth.dtype), condition))
+            if batch.pictures:
+                truth, reference, z_reference = (x[clear] for x in batch.pictures)  # (b, 3, H, W) twice, (b, C, h, w)
+                lost = reference - decode(z_reference)
+            else:
+                truth, lost = decode(latent(batch.z0[clear], condition)), 0.0
+        made = decode(latent(z0.to(truth.dtype), condition)) + lost
         assert self.perceptual
         each = (made - truth).abs().mean(dim=(1, 2, 3)) + self.perceptual(made, truth)  # (b,)
         return each.sum() / len(clear)

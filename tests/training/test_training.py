@@ -333,7 +333,15 @@ def test_one_step_samples_see_noise_alone_and_are_judged_in_pixels(work, tmp_pat
     assert torch.equal(z_t[batch.at_once], batch.noise[batch.at_once])
     assert not torch.equal(z_t[~batch.at_once], batch.noise[~batch.at_once])
     wrong = batch.z0 + 0.5 * batch.at_once[:, None, None, None]
-    assert task._pixel_loss(batch.z0, z_t, batch) < 1e-4 < task._pixel_loss(wrong, z_t, batch)
+    plain = replace(batch, pictures=None)
+    assert task._pixel_loss(batch.z0, z_t, plain) < 1e-4 < task._pixel_loss(wrong, z_t, plain)
+    # with pictures: nothing drawn is the reference itself, to the pixel, and it is judged against the true picture
+    assert batch.pictures
+    true, shown, _ = batch.pictures
+    assert true.shape == shown.shape and true.abs().max() <= 1 and not torch.equal(true, shown)
+    nothing = task._pixel_loss(torch.zeros_like(batch.z0), z_t, replace(batch, at_once=torch.ones(16, dtype=torch.bool)))
+    apart = (shown - true).abs().mean() + (shown - true).square().mean()
+    assert float(nothing) == pytest.approx(float(apart), rel=1e-2)  # a previous frame's latents are noisy
     for share in (-0.1, 1.1):
         with pytest.raises(UsageError, match="--one-step"):
             train.Config(one_step=share)
