@@ -27,6 +27,8 @@ SMALL = (0.8, 1.45)
 """Crop pixels a source pixel from which on a face is small, and tiny."""
 STICKY = 0.6
 """A wave keeps its point until it is this many steps away from it, so that nothing flickers between two."""
+LOYAL = 1.15
+"""A face keeps its lattice until its size is past the border by this factor: frames on two lattices are on none."""
 RATE = 0.4
 """Grey levels a frame that a correction may change by."""
 THRESHOLD = 4.0
@@ -70,12 +72,13 @@ class Marker:
 
     def __init__(self, kind: MaskKind, resolution: int):
         self.kind, self.resolution = region(kind), resolution
+        self.level = -1
         self.index: np.ndarray | None = None
         self.correction: np.ndarray | None = None
 
     def __call__(self, crop: np.ndarray, scale: float) -> np.ndarray:
         """The crop (R, R, 3) u8 with its mark; `scale` is crop pixels (of 256) a source pixel."""
-        step = STEPS[int(np.searchsorted(SMALL, scale))]
+        step = STEPS[self._level(scale)]
         found, offset = measure(crop, self.kind), _lattice(step)
         at = (found - offset) / step
         if self.index is None or self.correction is None:
@@ -91,6 +94,14 @@ class Marker:
         if self.resolution != SIDE:
             change = cv2.resize(change, (self.resolution, self.resolution), interpolation=cv2.INTER_LINEAR)
         return np.clip(np.rint(crop + change[..., None]), 0, 255).astype(np.uint8)
+
+    def _level(self, scale: float) -> int:
+        """Which of STEPS a face of this size takes, after the frames before."""
+        level = int(np.searchsorted(SMALL, scale))
+        grown, shrunk = scale > LOYAL * SMALL[min(level, len(SMALL)) - 1], scale * LOYAL < SMALL[min(level, len(SMALL) - 1)]
+        if self.level < 0 or (level > self.level and grown) or (level < self.level and shrunk):
+            self.level, self.index = level, None
+        return self.level
 
 
 def score(waves: np.ndarray) -> float:

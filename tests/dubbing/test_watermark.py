@@ -43,3 +43,14 @@ def test_the_mark_does_not_flicker():
     change = np.stack([marker(f, 1.0) for f in frames]).astype(float) - frames
     steps = np.abs(np.diff(change.mean(-1), axis=0))
     assert steps.mean() < 1.0 and len(WAVES) == 54 and STEPS == (3.0, 5.0, 9.0)
+
+
+def test_a_face_about_a_border_of_size_keeps_its_lattice_and_one_that_grows_past_it_does_not():
+    frames = faces(60)
+    one, two = Marker("lower-face", 256), Marker("lower-face", 256)
+    steady = np.stack([one(f, 0.79) for f in frames])
+    wobbling = np.stack([two(f, s) for f, s in zip(frames, np.tile([0.79, 0.83], 30), strict=True)])
+    np.testing.assert_array_equal(steady, wobbling)
+    grown = Marker("lower-face", 256)
+    levels = [grown._level(s) for s in (0.5, 0.85, 0.95, 0.75, 0.65, 2.0, 1.3, 1.2)]
+    assert levels == [0, 0, 1, 1, 0, 2, 2, 1]
