@@ -265,9 +265,10 @@ def _train(
     if model.config.lips:
         _everybodys_lips(model, train)
     held_out = split_clips(work, "val") or train
-    if init:
-        _start_from(init, describe(config, model, schedule, features), model)
-    else:
+    same_sound = _start_from(init, describe(config, model, schedule, features), model) if init else False
+    if not same_sound:
+        if init:
+            runtime.reporter.log("--init: it heard another acoustic model of the same form; what listens learns anew")
         _normalise_audio(model, [features.clips[c.id] for c in train])
     sets = ClipSet(train, "train on"), ClipSet(held_out, "validate on")
     perceptual = load_lpips("alex", runtime).to(device) if config.pixel_weight else None
@@ -342,17 +343,22 @@ def _normalise_audio(model: Denoiser, features: list[Any]) -> None:
     model.set_audio_normalisation(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
 
-def _start_from(init: Artifact, described: dict[str, Any], model: Denoiser) -> None:
-    """Load its weights. Raises ArtifactError when they were trained for another network, target, crop or sound."""
+def _start_from(init: Artifact, described: dict[str, Any], model: Denoiser) -> bool:
+    """Load its weights; whether they heard the same acoustic model, and not another one of its form.
+
+    Raises ArtifactError when they were trained for another network, target, crop or form of sound.
+    """
     from stages.training.checkpoint import load_weights
 
     theirs = json.loads((init.root / "config.json").read_text(encoding="utf-8"))
     ours = json.loads(json.dumps(described))
     flat = [{f"{k}.{n}": v for k, d in c.items() for n, v in (d.items() if isinstance(d, dict) else [("", d)])} for c in (theirs, ours)]
+    heard = [side.pop("audio.weights", None) for side in flat]
     differ = [f"{k.rstrip('.')} is {flat[0].get(k)} there, {flat[1].get(k)} here" for k in flat[1] if flat[0].get(k) != flat[1][k]]
     if differ:
         raise ArtifactError(f"--init {init.root}: another model: {'; '.join(differ)}; choose the same --preset and options")
     load_weights(init.root / "model.safetensors", model)
+    return heard[0] == heard[1]
 
 
 def _everybodys_lips(model: Denoiser, clips: list[Clip]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stages import train, train_vae
 from stages.artifacts import read_artifact
@@ -198,6 +198,15 @@ def test_fine_tuning_starts_from_the_given_weights_and_their_first_stage(work, t
     assert same(weights(tmp_path / "base"), weights(tmp_path / "fine"))
     own = [i["digest"] for i in read_artifact(tmp_path / "fine", "denoiser").manifest["inputs"] if i["kind"] == "vae"]
     assert own == [read_artifact(tmp_path / "base" / "first-stage", "vae").digest]
+    # another acoustic model of the same form: its sound is normalised anew
+    told = tmp_path / "base" / "config.json"
+    described = json.loads(told.read_text())
+    described["audio"]["weights"] = [{"role": "acoustic model", "sha256": "0" * 64, "licence": "none"}]
+    told.write_text(json.dumps(described))
+    base = weights(tmp_path / "base")
+    save_file(base | {"audio_mean": base["audio_mean"] + 7}, tmp_path / "base" / "model.safetensors")
+    train.run(other, train.Inputs(work, init=tmp_path / "base"), tmp_path / "heard", Runtime())
+    assert same(weights(tmp_path / "fine"), weights(tmp_path / "heard"))
     with pytest.raises(ArtifactError, match=r"residual is True there, False here"):
         train.run(replace(other, target="picture"), train.Inputs(work, init=tmp_path / "base"), tmp_path / "no", Runtime())
 
