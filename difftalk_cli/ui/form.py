@@ -16,9 +16,8 @@ STEPS = {
     "feather": 0.01, "guidance": 0.5, "strength": 0.05, "lip_gain": 0.1, "start": 0.5, "end": 0.5, "max_gap": 0.1, "max_turn": 0.05,
 }  # fmt: skip
 """What the arrows of a field add, where that is not 1."""
-OWN = "the model's own"
 EMPTY = {"end": "its end"}
-"""What an empty field stands for, where that is not what the model says (config.json, `sampling`)."""
+"""What an empty field stands for, where that is not the model's own value (config.json, `sampling`)."""
 
 
 def setting_components(config: type, names: tuple[str, ...], *, brief: bool = False) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def _component(name: str, hint: Any, default: Any, help: str | None) -> Any:
     if hint is bool:
         return gr.Checkbox(**shared)
     if _may_be_empty(hint):  # a gr.Number that was left empty says 0
-        return gr.Textbox(placeholder=EMPTY.get(name, OWN), max_lines=1, **shared, min_width=90)
+        return gr.Textbox(placeholder=EMPTY.get(name, "auto"), max_lines=1, **shared, min_width=90)
     return gr.Number(precision=0 if hint is int else None, step=STEPS.get(name, 1), **shared, min_width=90)
 
 
@@ -56,7 +55,8 @@ def _value(name: str, hint: Any, value: Any) -> Any:
     try:
         return (int if whole else float)(text) if text else None
     except ValueError:
-        raise UsageError(f"{said}: {text} is no {'whole ' if whole else ''}number; leave it empty for {EMPTY.get(name, OWN)}") from None
+        kind, empty = "whole number" if whole else "number", EMPTY.get(name, "its default")
+        raise UsageError(f"{said}: {text} is no {kind}; leave it empty for {empty}") from None
 
 
 def _may_be_empty(hint: Any) -> bool:

@@ -29,7 +29,7 @@ KEPT_UPLOADS = (600, 6 * 3600)
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 HEADER = """<header class="dt-top"><h1>difftalk</h1>
 <p>A person in a video or a photo says a recording. Everything stays on this machine.</p></header>"""
-CONSENT = "The person shown and the person heard agreed to this, or they are me."
+CONSENT = "The people shown and heard agreed to this, or are me."
 ETHICS = (
     "Do not deceive, impersonate or harass with it. Every result carries an invisible mark and a note in its metadata that its mouth "
     "is synthetic."
@@ -37,11 +37,15 @@ ETHICS = (
 
 
 def THEME() -> gr.themes.Base:
-    """Fonts of the machine alone: gradio's own would come from the network."""
+    """Fonts of the machine alone: gradio's own would come from the network. Greys and greens are dark enough to be read."""
     plain, mono = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"], ["ui-monospace", "Consolas", "monospace"]
-    return gr.themes.Default(
+    theme = gr.themes.Default(
         primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", font=plain, font_mono=mono
     )
+    return theme.set(
+        body_text_color_subdued="*neutral_500", button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800", link_text_color="*primary_700", block_info_text_color="*neutral_500",
+    )  # fmt: skip
 
 
 def make_page(settings: Settings, table: Table, eyes: Worker, uploads: Path) -> gr.Blocks:
@@ -53,7 +57,7 @@ class Page:
 
     def __init__(self, settings: Settings, table: Table, eyes: Worker, uploads: Path):
         self.settings, self.table, self.eyes, self.uploads = settings, table, eyes, uploads.resolve()
-        self.models = {name: str(path) for name, path in _names(settings.models).items()} or {"the one that ships": ""}
+        self.models = {name: str(path) for name, path in _names(settings.models).items()} or {"bundled": ""}
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title="difftalk", analytics_enabled=False, delete_cache=KEPT_UPLOADS) as page:
@@ -79,13 +83,13 @@ class Page:
     def _speak(self) -> list[tuple[dict[str, Any], list[Any], Any]]:
         with gr.Row():
             with gr.Column(min_width=220):
-                person = gr.File(label="Person: a video or a photo", elem_id="person", height=130)
+                person = gr.File(label="Person: a video or a photo", elem_id="person", height=150)
                 with gr.Accordion("Record with the camera", open=False):
                     camera = gr.Video(
                         sources=["webcam"], include_audio=True, show_label=False, webcam_options=gr.WebcamOptions(mirror=False)
                     )
             with gr.Column(min_width=220):
-                audio = gr.File(label="Speech: a recording", elem_id="speech", height=130)
+                audio = gr.File(label="Speech: a recording", elem_id="speech", height=150)
                 with gr.Accordion("Record with the microphone", open=False):
                     microphone = gr.Audio(sources=["microphone"], type="filepath", show_label=False)
         with gr.Row():
@@ -219,11 +223,11 @@ class Page:
     def _compare(self) -> tuple[tuple[dict[str, Any], list[Any], Any], list[Any]]:
         gr.HTML("<p class='dt-small'>Scores of one or two videos against the true one, by <code>difftalk evaluate</code>.</p>")
         picks, files = [], []
-        for name, what in (("a", "First"), ("b", "Second (may be left empty)")):
+        for name, what in (("a", "First"), ("b", "Second, if any")):
             with gr.Row():
                 picks.append(gr.Dropdown([], label=f"{what}: one made here", elem_id=f"pick-{name}", min_width=150))
-                files.append(gr.File(label="or a file", height=110, elem_id=f"file-{name}", min_width=150))
-        truth = gr.File(label="True video; without one, the first's own source", height=110, elem_id="truth")
+                files.append(gr.File(label="or a file", height=150, elem_id=f"file-{name}", min_width=150))
+        truth = gr.File(label="True video; without one, the first's own source", height=150, elem_id="truth")
         notice = gr.HTML()
         button = gr.Button("Compare", variant="primary", elem_id="compare")
         return ({"button": button, "call": self.compare}, [*picks, *files, truth], notice), picks
@@ -232,8 +236,8 @@ class Page:
         def add() -> Job:
             made = {"a": self.table.get(pick_a), "b": self.table.get(pick_b)}
             dropped = {"a": file_a, "b": file_b}
-            videos = {k: path for k, v in dropped.items() if (path := self._own(v))}
-            videos |= {k: j.path("result.mp4") for k, j in made.items() if j and k not in videos}
+            found = {k: self._own(v) or ((j := made[k]) and j.result()) for k, v in dropped.items()}  # a file goes before a choice
+            videos = {k: path for k, path in found.items() if path}
             if "a" not in videos:
                 raise UsageError("missing: the first video; choose one that was made here, or drop a file")
             source = made["a"].path("source.mp4") if made["a"] and not file_a else None
@@ -249,7 +253,7 @@ class Page:
 
     def _check(self) -> tuple[dict[str, Any], list[Any], Any]:
         gr.HTML("<p class='dt-small'>Was a video or a picture made by difftalk? Its invisible mark and its metadata tell.</p>")
-        file = gr.File(label="A video or a picture", height=130, elem_id="marked")
+        file = gr.File(label="A video or a picture", height=150, elem_id="marked")
         notice = gr.HTML()
         button = gr.Button("Check", variant="primary", elem_id="check")
         return {"button": button, "call": self.check}, [file], notice
@@ -279,7 +283,9 @@ class Page:
         made = gr.HTML(elem_id="result")
         notice = gr.HTML()
         self.jobs = gr.Radio([], label="Jobs, one at a time", elem_id="jobs", visible=False)
-        shown = gr.State({})
+        # What this tab was told last. The tab itself keeps it, not the server: answers that overtake each other then leave a
+        # tab and its record in agreement, and the next look mends what is old.
+        shown = gr.Textbox("{}", visible="hidden", elem_id="shown")
         buttons = [stop, again, smooth, check, remove]
         self.watched = ([self.jobs, shown], [self.jobs, status, made, *buttons, *self.pickers, shown])
         gr.Timer(1.0).tick(self.refresh, *self.watched, queue=False, **QUIET)
@@ -325,9 +331,9 @@ class Page:
     def _choices(self) -> list[tuple[str, str]]:
         return [(show.label(job), job.id) for job in reversed(self.table.all())]
 
-    def refresh(self, id: str | None, shown: dict[str, Any]) -> Any:
+    def refresh(self, id: str | None, told: str) -> Any:
         """Whatever changed since this page was last told; the player is left alone while it plays."""
-        jobs = self.table.all()
+        shown, jobs = _record(told), self.table.all()
         job = self.table.get(id)
         if job is None and jobs:
             job = jobs[-1]
@@ -344,6 +350,7 @@ class Page:
             ],
             "films": films,
         }  # fmt: skip
+        now = json.loads(json.dumps(now))  # as it comes back
         new = {key for key, value in now.items() if shown.get(key) != value}
         list_of_jobs = gr.skip()
         if "jobs" in new:
@@ -355,12 +362,21 @@ class Page:
             show.result(job) if "result" in new else gr.skip(),
             *(gr.update(visible=v) if "buttons" in new else gr.skip() for v in now["buttons"]),
             *(gr.update(choices=films) if "films" in new else gr.skip() for _ in self.pickers),
-            now if new else gr.skip(),
+            json.dumps(now) if new else gr.skip(),
         )
 
 
 HIDDEN = ("face", "acoustic_model", "landmarks", "batch", "lanes")
 """Settings that the page decides by other means (the face by its picture), or that name files or weights of the machine."""
+
+
+def _record(told: str) -> dict[str, Any]:
+    """What a tab says that it shows; nothing where that makes no sense."""
+    try:
+        shown = json.loads(told)
+    except (TypeError, ValueError):
+        return {}
+    return shown if isinstance(shown, dict) else {}
 
 
 def _quietly(call: Any) -> Any:

@@ -62,7 +62,8 @@ def _bar(job: Job) -> str:
 
 def _said(job: Job) -> str:
     error = notice(job.error, "stopped" if job.state == "stopped" else "error")
-    warnings = "".join(notice(line, "warning") for line in job.lines if line.startswith("warning: "))
+    first, *more = [notice(line, "warning") for line in dict.fromkeys(job.lines) if line.startswith("warning: ")] or [""]
+    warnings = first + (f"<details class='dt-log'><summary>{len(more)} more</summary>{''.join(more)}</details>" if more else "")
     plain = [line for line in job.lines if not line.startswith("warning: ")]
     log = f"<details class='dt-log'><summary>Log</summary><pre>{escape(chr(10).join(plain))}</pre></details>" if plain else ""
     return error + warnings + log
@@ -96,15 +97,16 @@ def _preview(job: Job) -> str:
     )
 
 
-def _player(job: Job, left: str, right: str) -> str:
-    """Two videos in step over each other, with a line that can be moved (static/page.js)."""
+def _player(job: Job, left: str, right: str, split: float = 0.5) -> str:
+    """Two videos in step over each other, with a line that can be moved (static/page.js); `split` is its share of the width."""
+    at = round(100 * min(max(split, 0.0), 1.0))
     return f"""<div class="dt-player" data-mode="split">
-<div class="dt-frame"><div class="dt-stage">
+<div class="dt-frame"><div class="dt-stage" style="--split: {at}%">
 <video class="dt-source" src="{_link(job, "source.mp4")}" muted playsinline preload="auto"></video>
 <video class="dt-result" src="{_link(job, "result.mp4")}" playsinline preload="auto"></video>
 <div class="dt-line"></div><span class="dt-tag dt-left">{left}</span><span class="dt-tag dt-right">{right}</span>
 </div>
-<input class="dt-split" type="range" min="0" max="100" value="50" aria-label="where source and result meet"></div>
+<input class="dt-split" type="range" min="0" max="100" value="{at}" aria-label="where source and result meet"></div>
 <div class="dt-controls"><button class="dt-play" type="button" aria-label="play or pause">Play</button>
 <input class="dt-seek" type="range" min="0" max="1000" value="0" aria-label="moment"><span class="dt-time">0:00</span>
 <button class="dt-mode" type="button">Side by side</button></div>
@@ -114,7 +116,13 @@ def _player(job: Job, left: str, right: str) -> str:
 
 def _video(job: Job) -> str:
     links = _download(job, "result.mp4", "Download video") + _download(job, "result.json", "out.json")
-    return _player(job, "source", "result") + f'<div class="dt-links">{links}</div>' + facts(job.facts)
+    return _player(job, "source", "result", _face_at(job.facts)) + f'<div class="dt-links">{links}</div>' + facts(job.facts)
+
+
+def _face_at(told: dict[str, Any]) -> float:
+    """Where across the picture the mouth is that speaks anew: there the line shows both at once."""
+    people, face = told["people"], told["settings"]["face"] or 0
+    return people[face]["x"] if face < len(people) else 0.5
 
 
 def _smooth(job: Job) -> str:
@@ -133,7 +141,7 @@ def facts(told: dict[str, Any]) -> str:
         "covered by something": _runs(told["frames_covered"]),
         "picture": f"{told['size'][0]}x{told['size'][1]}, {_rate(told['fps'])} fps, {told['seconds_sound']:.2f} s",
         "seed and steps": f"{settings['seed']}, {settings['steps']}",
-        "people seen": ", ".join(f"{i}: {p['frames']} frames at x {p['x']:.2f}" for i, p in enumerate(told["people"])) or "1",
+        "people seen": _people(told["people"]),
         "speed": f"{told['frames'] / max(seconds['all'], 1e-9):.2f} frames/s over {seconds['all']:.1f} s",
         "watermark": "yes" if settings["watermark"] else "no",
         "sha256 of the video": _hash(told["sha256"]),
@@ -142,6 +150,11 @@ def facts(told: dict[str, Any]) -> str:
         "model": _hash(told["model"]),
     }
     return _table(rows) + _whole(told)
+
+
+def _people(people: list[dict[str, Any]]) -> str:
+    """How many; of several which number each has and where it is."""
+    return "1" if len(people) < 2 else ", ".join(f"{i}: {p['frames']} frames at x {p['x']:.2f}" for i, p in enumerate(people))
 
 
 def _hash(digest: str) -> str:
@@ -172,7 +185,8 @@ def _whole(told: dict[str, Any]) -> str:
 
 def _scores(job: Job) -> str:
     """The means of each video, metrics down and videos across; below it the report, where evaluate writes one."""
-    columns = job.facts["methods"]
+    told, own = job.facts["methods"], job.request["names"]
+    columns = {title: told[title] for title in [*own, *(row for row in told if row not in own)]}
     names = list(dict.fromkeys(name for means in columns.values() for name in means))
     head = "".join(f"<th>{escape(title)}</th>" for title in columns)
     rows = "".join(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from difftalk_cli.progress import LineBar, LineReporter
 from stages.errors import DiffTalkError, InputError, WeightsError
@@ -241,7 +241,7 @@ def run(request: dict[str, Any], emit: Emit) -> None:
 
 
 def main() -> None:
-    """Serve requests until stdin ends."""
+    """Serve requests until stdin ends or SIGINT comes, and end the process."""
     events, one_at_a_time = os.fdopen(os.dup(1), "w", encoding="utf-8"), threading.Lock()
     os.dup2(2, 1)  # what libraries print is for the terminal
     os.nice(POLITE)
@@ -259,7 +259,15 @@ def main() -> None:
 
             run(request, emit)
     except KeyboardInterrupt:
-        sys.exit(130)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end of stdin sends one more, which would disturb the tidying up
+        _end(130)
+    _end(0)
+
+
+def _end(code: int) -> NoReturn:
+    """End at once: what there was to tidy up is, and to take torch apart piece by piece costs a second or more."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _hear(asked: queue.SimpleQueue[dict[str, Any] | None]) -> None:

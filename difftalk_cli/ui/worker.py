@@ -34,6 +34,7 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._interrupted: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
 
     def start(self) -> subprocess.Popen[str]:
         """The running process, a new one where there is none."""
@@ -64,13 +65,14 @@ class Worker:
         raise WorkerGone(process.wait())
 
     def ask(self, request: dict[str, Any], seconds: float) -> Event:
-        """The end of a short request; one that takes longer ends the worker. Raises WorkerGone."""
-        timer = threading.Timer(seconds, self.kill)
-        timer.start()
-        try:
-            return next(event for event in self.run(request) if event["event"] == "end")
-        finally:
-            timer.cancel()
+        """The end of a short request; one that takes longer ends the worker. Others wait for their turn. Raises WorkerGone."""
+        with self._asking:
+            timer = threading.Timer(seconds, self.kill)
+            timer.start()
+            try:
+                return next(event for event in self.run(request) if event["event"] == "end")
+            finally:
+                timer.cancel()
 
     def interrupt(self) -> None:
         """Make the process stop its job and end: politely, then not."""

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -99,11 +101,13 @@ def test_a_video_is_infers_own_and_its_source_is_in_step(table, made_clip, words
     )
     assert np.array_equal(made, own) and job.facts["settings"]["seed"] == 3
     assert source.shape == made.shape and len(made) == 15 and np.abs(source - true[:15]).mean() < 3
-    assert job.bar == {} and "coverage" in show.result(job)
+    shown = show.result(job)
+    assert job.bar == {} and "coverage" in shown
+    assert f'--split: {round(100 * job.facts["people"][0]["x"])}%' in shown  # the line goes through the face
 
 
 def test_stopping_ends_the_work_and_going_on_finishes_it(table, made_clip, words, model):
-    job, waiting = speak(table, made_clip, words, model, steps=900), hear(table, made_clip)
+    job, waiting = speak(table, made_clip, words, model, steps=150, batch=1), hear(table, made_clip)
     wait(lambda: job.bar.get("title") == "infer" and job.bar["done"] >= 1)
     process = table.worker.start()
     table.stop(waiting.id)
@@ -119,11 +123,22 @@ def test_stopping_ends_the_work_and_going_on_finishes_it(table, made_clip, words
 
 
 def test_a_worker_that_is_killed_fails_its_job_and_the_next_gets_a_new_one(table, made_clip, words, model):
-    job, after = speak(table, made_clip, words, model, steps=900), hear(table, made_clip)
+    job, after = speak(table, made_clip, words, model, steps=150, batch=1), hear(table, made_clip)
     wait(lambda: job.bar.get("title") == "infer")
     os.kill(table.worker.start().pid, signal.SIGKILL)
     wait(lambda: not after.active)
     assert job.state == "failed" and "memory" in job.error and after.state == "done"
+
+
+def test_looks_of_several_tabs_at_once_get_each_its_own_answer(made_clip, words):
+    worker = Worker()
+    try:
+        ask = [{"kind": "listen", "job": f"{i % 3}", "runtime": {}, "path": str((made_clip, words)[i % 2])} for i in range(8)]
+        with ThreadPoolExecutor(8) as threads:
+            ends = list(threads.map(lambda request: worker.ask(request, 120), ask))
+        assert [end["facts"]["codec"] for end in ends] == ["aac", "pcm_s16le"] * 4
+    finally:
+        worker.kill()
 
 
 def test_a_comparison_is_evaluates_own_or_says_what_it_lacks(table, made_clip, tmp_path):
@@ -145,6 +160,49 @@ def test_a_comparison_is_evaluates_own_or_says_what_it_lacks(table, made_clip, t
     assert job.facts["methods"]["mine"] == told["methods"]["generated"] and "other" in job.facts["methods"]
     shown = show.result(job)
     assert "<th>mine</th><th>other</th>" in shown and "scores-a.json" in shown
+
+
+def test_two_videos_keep_their_names_whether_made_here_or_dropped(table, made_clip, tmp_path):
+    from difftalk_cli.ui.page import Page
+    from difftalk_cli.ui.serve import Settings
+
+    job, uploads = hear(table, made_clip), tmp_path / "uploads"
+    wait(lambda: not job.active)
+    job.kind = "video"
+    for name in ("result.mp4", "source.mp4"):
+        shutil.copy(made_clip, job.path(name))
+    uploads.mkdir()
+    shutil.copy(made_clip, uploads / "other.mp4")
+    page = Page(Settings(runtime={"device": "none"}), table, Worker(), uploads)
+    assert page.compare(job.id, None, None, str(uploads / "other.mp4"), None)[0] == ""
+    queued = table.all()[-1]
+    assert queued.request["names"] == [f"#{job.number}", "other.mp4"]
+    assert [Path(queued.request[k]).name for k in ("a", "b", "truth")] == ["result.mp4", "other.mp4", "source.mp4"]
+    page.compare(None, job.id, str(uploads / "other.mp4"), None, str(uploads / "other.mp4"))
+    assert table.all()[-1].request["names"] == ["other.mp4", f"#{job.number}"]
+    assert "missing: the true video" in page.compare(None, None, str(uploads / "other.mp4"), None, None)[0]
+    wait(lambda: not table.all()[-1].active)
+
+
+def test_a_tab_that_got_an_old_answer_last_is_told_again(table, made_clip, tmp_path):
+    import gradio as gr
+
+    from difftalk_cli.ui.page import Page
+    from difftalk_cli.ui.serve import Settings
+
+    page, job = Page(Settings(), table, Worker(), tmp_path), hear(table, made_clip)
+    wait(lambda: not job.active)
+    page.pickers, job.kind = [], "mark"
+    job.facts = {"watermark": {"score": 9.0, "threshold": 4, "found": True}, "metadata": {"text": ""}, "synthetic": True}
+    new = page.refresh(job.id, "{}")
+    assert "Made by difftalk" in new[2] and page.refresh(job.id, new[-1])[2] == gr.skip()
+    job.state = "running"
+    old = page.refresh(job.id, new[-1])
+    assert old[2] == "" and "running" in old[1]
+    job.state = "done"
+    assert "Made by difftalk" in page.refresh(job.id, old[-1])[2]
+    for nonsense in ("", "[]", "{", None):
+        assert page.refresh(job.id, nonsense)[1] == new[1]
 
 
 def test_a_comparison_shows_evaluates_report_or_says_that_there_is_none(client, table, made_clip, tmp_path):
@@ -369,7 +427,7 @@ def test_form_fields_come_from_the_config_and_go_back_to_it():
     with pytest.raises(UsageError, match="--steps 0"):
         config_of(infer.Config, {"steps": "0", "end": ""})
     assert config_of(infer.Config, {"steps": " 7 ", "strength": "0,5", "end": ""}) == infer.Config(steps=7, strength=0.5)
-    with pytest.raises(UsageError, match="steps: 2.5 is no whole number; leave it empty for the model's own"):
+    with pytest.raises(UsageError, match="steps: 2.5 is no whole number; leave it empty for its default"):
         config_of(infer.Config, {"steps": "2.5"})
 
 
