@@ -24,7 +24,7 @@ def label(job: Job) -> str:
     state = STATES[job.state]
     if job.state == "running" and (part := _share(job)) is not None:
         state = f"{part:.0%}"
-    return f"#{job.number} {NAMES[job.kind]} · {job.title} · {state}"
+    return f"#{job.number} {NAMES.get(job.kind, job.kind)} · {job.title} · {state}"
 
 
 def _share(job: Job) -> float | None:
@@ -37,7 +37,7 @@ def status(job: Job | None, ahead: int = 0) -> str:
     if job is None:
         return '<div class="dt-status dt-empty">Nothing made yet. Results appear here, and stay when this tab is closed.</div>'
     words = {"waiting": f"waiting, {ahead} before it" if ahead else "waiting", "stopping": "stopping, tidying up"}
-    head = f'<div class="dt-head"><b>#{job.number} {escape(NAMES[job.kind])}</b> <span>{escape(job.title)}</span>'
+    head = f'<div class="dt-head"><b>#{job.number} {escape(NAMES.get(job.kind, job.kind))}</b> <span>{escape(job.title)}</span>'
     head += f'<span class="dt-state dt-{job.state}">{words.get(job.state, job.state)}</span></div>'
     return f'<div class="dt-status" data-state="{job.state}" data-number="{job.number}">{head}{_bar(job)}{_said(job)}</div>'
 

@@ -27,7 +27,7 @@ BROWSER = next((p for n in ("chromium", "chromium-browser", "google-chrome") if 
 DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
-    pytest.mark.slow,
+    pytest.mark.long,  # minutes each where cores are busy, and one is not yet reliable: make test-long
 ]
 PATIENCE = 240.0
 """Seconds; other tests may use the processors too."""
@@ -118,7 +118,9 @@ class Page:
         return self.until(lambda: (self.all(selector) or [None])[0])
 
     def drop(self, place: str, path: Path) -> None:
+        """Give a file, and wait until the server has it: before that the page shows its name too, but a button would not see it."""
         self.find(f"#{place} input[type=file]").send_keys(str(path))
+        self.find(f'#{place} .filename[aria-label="{path.name}"]')
 
     def click(self, selector: str) -> None:
         """A click on what is there, scrolled to or not."""
@@ -198,7 +200,6 @@ def test_a_result_is_compared_and_checked(driver, address, files):
     page.click("#tab-compare-button")
     page.choose("pick-a", 1)
     page.drop("file-b", files / "person.mp4")
-    page.until(lambda: "person.mp4" in page.text("#file-b"))
     if any(row.file.name.startswith("lpips") and row.where is None for row in weights.status()):
         page.make("#compare", "failed")
         assert "--fetch" in page.text("#status .dt-error")
@@ -212,7 +213,6 @@ def test_a_result_is_compared_and_checked(driver, address, files):
     assert "Made by difftalk" in page.text(".dt-verdict")
     page.click("#tab-check-button")
     page.drop("marked", files / "person.mp4")
-    page.until(lambda: "person.mp4" in page.text("#marked"))
     page.make("#check")
     page.until(lambda: "No sign of difftalk" in page.text("#result"))
 
