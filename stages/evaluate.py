@@ -45,7 +45,7 @@ from stages.metrics.scoring import How, Job, score_pair
 from stages.metrics.settings import settings
 from stages.runtime import Needs, Report, Runtime
 
-CODE = 3  # 3: the copy baseline is aligned, not bent to the pose
+CODE = 4  # 3: the copy baseline is aligned, not bent to the pose; 4: whole frames one in 0.2 s, LPIPS one in 0.08
 METHOD = "generated"
 """What the videos given first are called."""
 LPIPS_FILES = {
@@ -66,6 +66,8 @@ class Config:
     """Side in pixels of the face crop that is compared."""
     mouth_resolution: int = 128
     """Side in pixels of the mouth crop that is compared."""
+    lpips_seconds: float = 0.08
+    """LPIPS with AlexNet looks at one frame in so many seconds; 0: at every frame."""
     vgg_seconds: float = 1.0
     """LPIPS with VGG16, which is slow, looks at one frame in so many seconds; 0: at every frame."""
     row_seconds: float = 3.0
@@ -82,16 +84,16 @@ class Config:
         for name in ("resolution", "mouth_resolution"):
             if not 64 <= getattr(self, name) <= 1024:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be between 64 and 1024")
-        if self.face < 0 or self.vgg_seconds < 0:
-            name = "face" if self.face < 0 else "vgg_seconds"
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 0 or more")
+        for name in ("face", "lpips_seconds", "vgg_seconds"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 0 or more")
         if self.row_seconds < 1:
             raise UsageError(f"--row-seconds {self.row_seconds}: must be at least 1")
 
     @property
     def how(self) -> How:
         """The settings of a single clip."""
-        names = ("resolution", "mouth_resolution", "vgg_seconds", "row_seconds", "landmarks", "face")
+        names = ("resolution", "mouth_resolution", "lpips_seconds", "vgg_seconds", "row_seconds", "landmarks", "face")
         return How(chosen=self.chosen, **{name: getattr(self, name) for name in names})
 
     @property

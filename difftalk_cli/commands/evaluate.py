@@ -13,7 +13,7 @@ STAGE = "stages.evaluate"
 NAME_WIDTH, INTERVAL_WIDTH = 28, 30
 """Columns of the terminal that a metric's name takes, and a mean with its interval."""
 MODEL = "Denoiser artifact that draws the rows autoencoder, wrong_audio and silence; by default the bundled one."
-SYNCNET = "SyncNet's official weights, syncnet_v2.model; without them sync is told by the lips' opening."
+SYNCNET = "SyncNet's official weights, syncnet_v2.model; without them sync is told by difftalk-sync."
 RUNTIME = ("device", "workers", "ray", "force", "dry_run", "shard", "merge", "offline")
 
 

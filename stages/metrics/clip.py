@@ -49,6 +49,7 @@ class ClipScorer:
     """Feed (generated, true) frames in order with `add`, then ask `metrics`, `table`, `motion.maps` and `strip`.
 
     `frames` says how many will about come, if not as many as the track has: those that are looked at now and then are spread over them.
+    `every`: see Scorer.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class ClipScorer:
         *,
         resolution: int,
         mouth_resolution: int,
-        vgg_every: int = 1,
+        every: Mapping[str, int] | None = None,
         frames: int | None = None,
     ):
         self.chosen, self.track, self.tools = tuple(chosen), track, tools
         self.resolution, self.mouth_resolution = resolution, mouth_resolution
         pictures = [name for name in chosen if name in PICTURE_METRICS]
-        self.scorer = Scorer(pictures, tools.lpips, vgg_every)
+        self.scorer = Scorer(pictures, tools.lpips, every)
         self.columns = (*picture_names(pictures), *SERIES)
         self.motion = Motion(resolution)
         self.rows: list[dict[str, float]] = []
@@ -121,10 +122,12 @@ class ClipScorer:
             return None
         tracked = apply(self.track.align[i], self.track.landmarks[i]) * self.resolution - 0.5
         box = box_around(tracked)
-        points = self.tools.finder.points(a, box)
+        if "mouth" not in self.chosen and a is not b:
+            return self.tools.finder.points(a, box)
+        truth = self._once("points", i, lambda finder: finder.points(b, box))
+        points = truth if a is b else self.tools.finder.points(a, box)
         if "mouth" not in self.chosen:
             return points
-        truth = points if a is b else self._once("points", i, lambda finder: finder.points(b, box))
         row["mouth_landmark_distance"] = float(landmark_distance(points, truth))
         row["opening"], row["opening_true"] = float(lip_opening(points)), float(lip_opening(truth))
         row["open_mouth"] = float(mouth_ratio(points) > OPEN_RATIO)

@@ -29,16 +29,27 @@ def picture_names(metrics: Sequence[str]) -> tuple[str, ...]:
     return (*plain, *alex, *vgg, *(f"{MOUTH}{n}" for n in (*plain, *alex)), *(f"{FRAME}{n}" for n in plain))
 
 
+def chosen(number: int, every: int) -> bool:
+    """Whether this frame is the one of its `every` that is looked at.
+
+    Its place moves from one group to the next, by the golden ratio: in a coded film every second frame is often the better one.
+    """
+    group, place = divmod(number, every)
+    return place == int(every * (group * 0.6180339887498949 % 1))
+
+
 class Scorer:
     """Feed frames in order with `add`; `table` gives the scores. At most BATCH crops of a kind are kept.
 
-    `lpips` holds the networks that are wanted, by `lpips_alex` and `lpips_vgg`; the latter looks at every `vgg_every`-th frame.
+    `lpips` holds the networks that are wanted, by `lpips_alex` and `lpips_vgg`. What `every` names, one of these
+    networks or FRAME, is looked at once in so many frames; all else at each.
     """
 
-    def __init__(self, metrics: Sequence[str], lpips: Mapping[str, Lpips], vgg_every: int = 1):
+    def __init__(self, metrics: Sequence[str], lpips: Mapping[str, Lpips], every: Mapping[str, int] | None = None):
         wanted = {name for name, metric in (("lpips_alex", "lpips"), ("lpips_vgg", "vgg")) if metric in metrics}
         assert wanted == set(lpips), (metrics, set(lpips))
-        self.metrics, self.lpips, self.vgg_every, self.names = tuple(metrics), lpips, vgg_every, picture_names(metrics)
+        self.metrics, self.lpips, self.names = tuple(metrics), lpips, picture_names(metrics)
+        self.every = dict(every or {})
         self._rows: list[dict[str, float]] = []
         self._waiting: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
 
@@ -48,17 +59,20 @@ class Scorer:
         The scores go into `row`, some of them later. The very same array on both sides is known to be perfect.
         """
         row = {} if row is None else row
+        number = len(self._rows)
         self._rows.append(row)
         for prefix, (a, b) in pictures.items():
+            if number % self.every.get(prefix, 1):
+                continue
             if a is b:
                 row |= {f"{prefix}{name}": value for name, value in PERFECT.items() if f"{prefix}{name}" in self.names}
                 continue
             self._plain(prefix, a, b, row)
             for network in self.lpips:
                 name = f"{prefix}{network}"
-                if name in self.names and (network != "lpips_vgg" or (len(self._rows) - 1) % self.vgg_every == 0):
+                if name in self.names and chosen(number, self.every.get(network, 1)):
                     queue = self._waiting.setdefault(name, [])
-                    queue.append((len(self._rows) - 1, a, b))
+                    queue.append((number, a, b))
                     if len(queue) == BATCH:
                         self._flush(name)
 

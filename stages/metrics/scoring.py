@@ -18,6 +18,7 @@ from stages.media.probe import probe
 from stages.media.video import VideoReader
 from stages.metrics.names import METRICS, MODEL_ROWS, ROWS
 from stages.metrics.pairs import Counts, describe, pair_frames
+from stages.metrics.scorer import FRAME
 from stages.runtime import Reporter, Runtime
 from stages.shapes import SAMPLE_RATE
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 SILENT = 33
 """Peak of i16 samples up to which a sound counts as none (-60 dB of full scale)."""
+FRAME_SECONDS = 0.2
+"""Whole frames are scored once in so long: each takes as long as ten face crops."""
 QUALITY = 88
 """Of the strips' JPEG."""
 
@@ -40,6 +43,7 @@ class How:
     chosen: tuple[str, ...] = METRICS
     resolution: int = 256
     mouth_resolution: int = 128
+    lpips_seconds: float = 0.08
     vgg_seconds: float = 1.0
     row_seconds: float = 3.0
     landmarks: LandmarkTool = "dlib"
@@ -87,9 +91,10 @@ def score_pair(job: Job, draft: Draft, tick: Callable[[float], None]) -> None:
         meter=_meter(job, device, track, fps) if "sync" in how.chosen and sound is not None else None,
     )
     film = Film(job, truth, track, own, draft.path)
+    rests = {"lpips_alex": how.lpips_seconds, "lpips_vgg": how.vgg_seconds, FRAME: FRAME_SECONDS}
     scorer = ClipScorer(
         how.chosen, track, tools, resolution=how.resolution, mouth_resolution=how.mouth_resolution,
-        vgg_every=max(1, round(how.vgg_seconds * fps)), frames=film.expected,
+        every={name: max(1, round(seconds * fps)) for name, seconds in rests.items()}, frames=film.expected,
     )  # fmt: skip
     for fake, true in film.frames(tick):
         scorer.add(fake, true)

@@ -8,14 +8,14 @@ from stages.metrics import pairs, statistics
 from stages.metrics.mouth import MAX_LAG, OPEN_RATIO, SIDE
 from stages.metrics.names import MODEL_ROWS, result_names
 from stages.metrics.scorer import PSNR_CAP
-from stages.metrics.scoring import How
+from stages.metrics.scoring import FRAME_SECONDS, How
 
 
 def settings(how: How, sync: str, standing: tuple[str, ...]) -> dict[str, Any]:
     """`sync` is what measures it, by name."""
     from stages.metrics import clip, quality
 
-    vgg = f"one frame in {how.vgg_seconds:g} s" if how.vgg_seconds else "every frame"
+    alex, vgg = (f"one frame in {s:g} s" if s else "every frame" for s in (how.lpips_seconds, how.vgg_seconds))
     return {
         "metrics": list(result_names(how.chosen)),
         "rows": list(standing),
@@ -23,17 +23,18 @@ def settings(how: How, sync: str, standing: tuple[str, ...]) -> dict[str, Any]:
         "resolution": how.resolution,
         "mouth_resolution": how.mouth_resolution,
         "landmarks": how.landmarks,
+        "lpips_seconds": how.lpips_seconds,
         "vgg_seconds": how.vgg_seconds,
         "row_seconds": how.row_seconds,
         "regions": {
             "face": "canonical face crop, placed by the truth's eyes and nose",
             "mouth": f"square of {SIDE} eye distances around the truth's mouth points, turned with its eyes",
-            "frame": "whole picture",
+            "frame": f"whole picture, one in {FRAME_SECONDS:g} s",
         },
         "psnr": f"dB over all channels, mean over frames; each frame at most {PSNR_CAP:g}, which stands for equal ones",
         "ssim": f"Wang 2004: {quality.SSIM_WINDOW} px Gaussian window of sigma {quality.SSIM_SIGMA}, "
         f"K1 {quality.SSIM_K1}, K2 {quality.SSIM_K2}, range 255, RGB channels apart",
-        "lpips_alex": "LPIPS v0.1, AlexNet",
+        "lpips_alex": f"LPIPS v0.1, AlexNet, {alex}",
         "lpips_vgg": f"LPIPS v0.1, VGG16, of the face crop, {vgg}",
         "mouth_landmark_distance": f"mean distance of the 20 mouth points ({how.landmarks}), in the true face's eye distances",
         "lip_opening_correlation": "Pearson's correlation over time of the inner lips' gap, generated with true",
