@@ -75,23 +75,25 @@ def _scores(path: Path, config: Config, face: int, runtime: Runtime) -> dict[str
             raise
         return None
     waves: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
-    for frame, align in zip(feed.once(), track.align, strict=False):
+    times: list[float] = []
+    for number, (frame, align) in enumerate(zip(feed.once(), track.align, strict=False)):
         if np.isfinite(align).all():
+            times.append(float(number / feed.fps))
             picture = crop(frame, align, SIDE)
             for kind in KINDS:
                 waves[kind].append(measure(picture, kind))
     if not waves[KINDS[0]]:
         return None
     window = max(2, round(WINDOW_SECONDS * feed.fps))
-    best = max(_best(np.stack(waves[kind]), window) for kind in KINDS)
+    best = max(_best(np.stack(waves[kind]), np.array(times), window) for kind in KINDS)
     return {"face": face, "score": round(best, 2), "frames": len(waves[KINDS[0]])}
 
 
-def _best(waves: np.ndarray, window: int) -> float:
+def _best(waves: np.ndarray, seconds: np.ndarray, window: int) -> float:
     """The score of the whole or of its best stretch; the more stretches, the more a stretch must show."""
-    whole = score(waves)
+    whole = score(waves, seconds)
     starts = range(0, len(waves) - window + 1, window)
     if len(starts) < 2:
         return whole
-    parts = max(score(waves[i : i + window]) for i in starts)
-    return max(whole, parts - float(np.log(len(starts))) / THRESHOLD)
+    parts = max(score(waves[i : i + window], seconds[i : i + window]) for i in starts)
+    return max(whole, max(0.0, parts**2 - 2 * float(np.log(len(starts)))) ** 0.5)

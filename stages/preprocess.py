@@ -39,7 +39,7 @@ from stages.shapes import SAMPLE_RATE
 if TYPE_CHECKING:
     from stages.faces.detect import FaceFinder
 
-CODE = 1
+CODE = 2  # 2: landmarks' half pixel of dlib's scaled picture
 NEEDS = Needs(cpus=1)
 READERS = 8
 """Sources read at once before the clips are made: a disk of many machines answers slowly, but many."""

@@ -284,7 +284,8 @@ class Job:
                 output = batch.first + int(i)
                 align = self.reference.track.align[self.plan.order[output]]
                 detail = detail_share(made[k], batch.crops[k]) if self.config.keep_detail else None
-                mouth = self.marker(made[k], scale_of(align) * SIDE) if self.marker else made[k]
+                seconds = float(output / self.reference.feed.fps)
+                mouth = self.marker(made[k], scale_of(align) * SIDE, seconds) if self.marker else made[k]
                 out[i] = paste(batch.frames[i], mouth, align, self.alpha * self.plan.presence[output], detail)
         return out
 

@@ -21,7 +21,7 @@ from stages.runtime import Progress, Runtime
 from stages.shapes import EYE_LEFT, EYE_RIGHT, NOSE_BASE
 from stages.weights import cache_folder
 
-TRACKING = 1
+TRACKING = 2  # 2: centres of pixels stay centres when dlib's picture is scaled
 """Number of the tracking code: a new one forgets what was remembered."""
 KEPT_TRACKS = 200
 

@@ -1,10 +1,10 @@
 """The invisible mark in every generated mouth: that it is synthetic can be found again after encoding, scaling and cropping.
 
-A few of the slowest waves of light inside the mask (cosines of luma, in the canonical crop) are moved to the nearest point of
-a lattice: quantisation index modulation (Chen & Wornell 2001). What a face shows by itself falls anywhere between the
-lattice's points, so a face without the mark scores about 0 with deviation 1, and compression, which keeps slow waves, leaves
-the points where they are. Found by following the face, so the mark moves with it. Colours are left alone: a tint of three
-levels is seen on skin, where as much light and shade is not.
+A few of the slowest waves of light inside the mask (cosines of luma, in the canonical crop) are drawn towards the points of a
+lattice: quantisation index modulation (Chen & Wornell 2001), here by a sine, which moves most where it helps most. The lattice
+slides by one step a second. What a face shows by itself, even one that keeps still, therefore falls evenly between the points,
+and three seconds of a mark too weak to be seen outweigh it; compression keeps slow waves. Found by following the face, so
+the mark moves with it. Colours are left alone: a tint of three levels is seen on skin, where as much light and shade is not.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SIDE = 256
 WAVES = [(u, v) for u in range(10) for v in range(10) if 0 < u + v <= 9]
 """Half periods across and down."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-STEPS = (3.0, 5.0, 9.0)
+STEPS = (4.0, 6.0, 9.0)
 """Distance of the lattice's points in grey levels: for large faces, and for small and tiny ones, of which less survives."""
+REACH = 0.8
+"""How far a wave may be moved, of what it takes before waves overtake each other (1 / 2 pi of a step)."""
 SMALL = (0.8, 1.45)
 """Crop pixels a source pixel from which on a face is small, and tiny."""
-STICKY = 0.6
-"""A wave keeps its point until it is this many steps away from it, so that nothing flickers between two."""
 LOYAL = 1.15
 """A face keeps its lattice until its size is past the border by this factor: frames on two lattices are on none."""
-RATE = 0.4
-"""Grey levels a frame that a correction may change by."""
-THRESHOLD = 4.0
-"""Score from which on a mark is said to be there: chance passes it once in 10,000."""
+SPEED = 1.0
+"""Steps a second that the lattice slides by."""
+THRESHOLD = 4.5
+"""Score from which on a mark is said to be there: chance passes it once in 10,000 (`score`, three lattices)."""
 
 
 def region(kind: MaskKind) -> MaskKind:
@@ -54,9 +54,9 @@ def _basis(kind: MaskKind) -> tuple[tuple[slice, slice], np.ndarray, float]:
 
 
 @cache
-def _lattice(step: float) -> np.ndarray:
-    """Offsets of the lattice (K,): the secret, which is open here, as everything is."""
-    return np.random.Generator(np.random.Philox(key=0xD1FF)).uniform(0, 1, len(WAVES)) * step
+def _offsets() -> np.ndarray:
+    """Where the lattices begin, in steps (K,): the secret, which is open here, as everything is."""
+    return np.random.Generator(np.random.Philox(key=0xD1FF)).uniform(0, 1, len(WAVES))
 
 
 def measure(crop: np.ndarray, kind: MaskKind) -> np.ndarray:
@@ -68,29 +68,21 @@ def measure(crop: np.ndarray, kind: MaskKind) -> np.ndarray:
 
 
 class Marker:
-    """Marks the mouths of one stretch of film, in order."""
+    """Marks the mouths of a film, or of any stretch of it."""
 
     def __init__(self, kind: MaskKind, resolution: int):
         self.kind, self.resolution = region(kind), resolution
         self.level = -1
-        self.index: np.ndarray | None = None
-        self.correction: np.ndarray | None = None
 
-    def __call__(self, crop: np.ndarray, scale: float) -> np.ndarray:
-        """The crop (R, R, 3) u8 with its mark; `scale` is crop pixels (of 256) a source pixel."""
+    def __call__(self, crop: np.ndarray, scale: float, seconds: float) -> np.ndarray:
+        """The crop (R, R, 3) u8 with its mark; `scale` is crop pixels (of 256) a source pixel, `seconds` its time in the film."""
         step = STEPS[self._level(scale)]
-        found, offset = measure(crop, self.kind), _lattice(step)
-        at = (found - offset) / step
-        if self.index is None or self.correction is None:
-            self.index = np.rint(at)
-            self.correction = offset + self.index * step - found
-        self.index = np.where(np.abs(at - self.index) > STICKY, np.rint(at), self.index)
-        wanted = offset + self.index * step - found
-        self.correction = self.correction + np.clip(wanted - self.correction, -RATE, RATE)
+        place = 2 * np.pi * (measure(crop, self.kind) / step - _offsets() - SPEED * seconds)
+        moved = -REACH * step / (2 * np.pi) * np.sin(place)  # grey levels (K,)
         part, waves, level = _basis(self.kind)
         shape = (part[0].stop - part[0].start, part[1].stop - part[1].start)
         change = np.zeros((SIDE, SIDE), np.float32)
-        change[part] = ((self.correction / level).astype(np.float32) @ waves).reshape(shape)
+        change[part] = ((moved / level).astype(np.float32) @ waves).reshape(shape)
         if self.resolution != SIDE:
             change = cv2.resize(change, (self.resolution, self.resolution), interpolation=cv2.INTER_LINEAR)
         return np.clip(np.rint(crop + change[..., None]), 0, 255).astype(np.uint8)
@@ -100,15 +92,18 @@ class Marker:
         level = int(np.searchsorted(SMALL, scale))
         grown, shrunk = scale > LOYAL * SMALL[min(level, len(SMALL)) - 1], scale * LOYAL < SMALL[min(level, len(SMALL) - 1)]
         if self.level < 0 or (level > self.level and grown) or (level < self.level and shrunk):
-            self.level, self.index = level, None
+            self.level = level
         return self.level
 
 
-def score(waves: np.ndarray) -> float:
-    """How surely waves (T, K) carry the mark: about normal (0, 1) without it, up to 10 with it; the best of all lattices."""
-    best = -np.inf
+def score(waves: np.ndarray, seconds: np.ndarray) -> float:
+    """How surely waves (T, K) at times (T,) carry the mark: the best of all lattices.
+
+    Where in its second the lattice began is not known of a film that was cut: the waves' mean phases are added as arrows, and
+    the sum's length is what counts. Without a mark it passes x as rarely as exp(-x^2 / 2); with it, it reaches 10.
+    """
+    best = 0.0
     for step in STEPS:
-        phase = np.exp(2j * np.pi * (waves - _lattice(step)) / step).mean(0)  # (K,)
-        trust = np.abs(phase)
-        best = max(best, float(phase.real.sum() / np.sqrt(np.square(trust).sum() / 2)))
+        phase = np.exp(2j * np.pi * (waves / step - _offsets() - SPEED * seconds[:, None])).mean(0)  # (K,)
+        best = max(best, float(np.abs(phase.sum()) / np.sqrt(np.square(np.abs(phase)).sum() / 2)))
     return best

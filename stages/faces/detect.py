@@ -106,8 +106,8 @@ class DlibFinder:
         boxes, scores, _ = self._detector.run(small, 0, MIN_SCORE)
         faces = []
         for box, score in zip(boxes, scores, strict=True):
-            points = self._landmarks(small, box) / k + (x0, y0)
-            corners = np.array([[box.left(), box.top()], [box.right(), box.bottom()]]) / k + (x0, y0)
+            corners = np.array([[box.left(), box.top()], [box.right(), box.bottom()]])
+            points, corners = ((p + 0.5) / k - 0.5 + (x0, y0) for p in (self._landmarks(small, box), corners))
             if plausible(points):
                 faces.append(Face(tuple(corners.reshape(4).tolist()), float(score), points.astype(np.float32)))
         return sorted(faces, key=lambda f: -f.score * f.height)

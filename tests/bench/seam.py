@@ -48,7 +48,7 @@ def main() -> None:
             detail = None
             if not o.plain:
                 made = match_colours(made, source[None], ring)
-                detail, made = detail_share(made[0], source), marker(made[0], scale_of(align) * SIDE)[None]
+                detail, made = detail_share(made[0], source), marker(made[0], scale_of(align) * SIDE, float(k / reference.feed.fps))[None]
             out = paste(frame, made[0], align, renderer.alpha, detail)
             white = np.full_like(made[0], 255)
             reach = paste(np.zeros_like(frame), white, align, renderer.alpha)[..., 0] / 255.0

@@ -24,7 +24,8 @@ from stages.dubbing.watermark import SIDE, THRESHOLD, Marker
 from stages.errors import InputError
 from stages.faces import FaceConfig, crop, feathered, paste, scale_of
 from stages.infer import Config
-from stages.media.video import VIDEO_SUFFIXES, VideoReader, VideoWriter
+from stages.media.sources import VIDEO_SUFFIXES
+from stages.media.video import VideoReader, VideoWriter
 from stages.runtime import Runtime
 
 SECONDS = 3.0
@@ -49,12 +50,15 @@ def films(folder: Path) -> Iterator[tuple[Path, Reference, int, int]]:
     yield from later
 
 
-def marked(frames: list[np.ndarray], align: np.ndarray) -> list[np.ndarray]:
+def marked(frames: list[np.ndarray], align: np.ndarray, fps: Fraction) -> list[np.ndarray]:
     """The frames with their own mouths, marked."""
     marker, alpha, out = Marker("lower-face", SIDE), feathered(SIDE), []
-    for frame, m in zip(frames, align, strict=True):
-        known = np.isfinite(m).all()
-        out.append(paste(frame, marker(crop(frame, m, SIDE), scale_of(m) * SIDE), m, alpha, None) if known else frame)
+    for k, (frame, m) in enumerate(zip(frames, align, strict=True)):
+        if not np.isfinite(m).all():
+            out.append(frame)
+            continue
+        mouth = marker(crop(frame, m, SIDE), scale_of(m) * SIDE, float(k / fps))
+        out.append(paste(frame, mouth, m, alpha, None))
     return out
 
 
@@ -90,7 +94,7 @@ def main() -> None:
             frames = [f for k, f in enumerate(reference.feed.once()) if first <= k < first + length]
             tries = [("clean", frames, Config().crf), ("clean", smaller(frames, o.scale), o.crf)]
             if len(scores["marked"]) < o.marked:
-                write(place, marked(frames, reference.track.align[first : first + length]), fps, Config().crf)
+                write(place, marked(frames, reference.track.align[first : first + length], fps), fps, Config().crf)
                 tries.append(("marked", smaller(list(VideoReader(place)), o.scale), o.crf))
             for kind, shown, crf in tries:
                 if kind == "clean" and len(scores["clean"]) >= o.clean:
