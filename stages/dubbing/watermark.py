@@ -23,7 +23,7 @@ WAVES = [(u, v) for u in range(10) for v in range(10) if 0 < u + v <= 9]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 STEPS = (4.0, 6.0, 9.0)
 """Distance of the lattice's points in grey levels: for large faces, and for small and tiny ones, of which less survives."""
-REACH = 0.8
+REACH = 0.9
 """How far a wave may be moved, of what it takes before waves overtake each other (1 / 2 pi of a step)."""
 SMALL = (0.8, 1.45)
 """Crop pixels a source pixel from which on a face is small, and tiny."""

@@ -156,7 +156,7 @@ class VideoWriter:
         like: VideoInfo | None = None,
         audio: Path | None = None,
         lossless: bool = False,
-        crf: int = 12,
+        crf: int = 10,
         codec: str = "h264",
         preset: str = "medium",
         key_frames: int | None = None,

@@ -28,7 +28,7 @@ def mark(marker, frames, scale, fps=25):
     return np.stack([marker(f, scale, k / fps) for k, f in enumerate(frames)])
 
 
-@pytest.mark.parametrize("scale, most", [(0.5, 1.7), (1.3, 2.5), (2.0, 3.6)])
+@pytest.mark.parametrize("scale, most", [(0.5, 1.9), (1.3, 2.8), (2.0, 4.1)])
 @pytest.mark.parametrize("kind, side", [("lower-face", 256), ("mouth", 256), ("paper", 256), ("lower-face", 512)])
 def test_the_mark_is_strong_invisible_and_inside_its_mask(scale, most, kind, side):
     frames = faces(side=side)
