@@ -116,7 +116,7 @@ class Config:
     """With --reference progressive: stretches of about ten seconds that are sampled side by side; changes speed, not frames."""
     codec: Literal["h264", "hevc"] = "h264"
     """How the video is encoded."""
-    crf: int = 10
+    crf: int = 8
     """Quality of the encode: lower is better and larger."""
     lossless: bool = False
     """Keep every RGB value exactly (large; few players show it)."""

@@ -52,7 +52,7 @@ class Config:
     """Frames a second to reach instead; moments between are met to a sixteenth of a source frame."""
     cut_threshold: float = 18.0
     """Change between two frames, in grey levels of a thumbnail, that may be a cut; 255 sees none."""
-    crf: int = 10
+    crf: int = 8
     """Quality of the H.264 encode: lower is better and larger."""
     lossless: bool = False
     """Keep every RGB value exactly (large; few players show it)."""

@@ -156,7 +156,7 @@ class VideoWriter:
         like: VideoInfo | None = None,
         audio: Path | None = None,
         lossless: bool = False,
-        crf: int = 10,
+        crf: int = 8,
         codec: str = "h264",
         preset: str = "medium",
         key_frames: int | None = None,
