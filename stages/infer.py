@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
     from stages.dubbing.job import Clock, Job
 
-CODE = 3  # 3: a weaker mark; landmarks' half pixel
+CODE = 4  # 4: collars, necks and cheeks stay the source's
 NEEDS = Needs(cpus=4, gpus=1)
 LEASE_SECONDS = 150.0
 """How long a file server may keep the locks of a machine that is gone: NFS 90 s."""

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from stages.errors import InputError
-from stages.faces import FaceConfig, MaskKind, feathered, locate_face, paste
+from stages.faces import FaceConfig, MaskKind, locate_face, paste, pasted
 from stages.faces.align import anchors, similarity
 from stages.faces.detect import Face, FaceFinder, make_finder
 from stages.infer import open_sound
@@ -65,7 +65,7 @@ def draw(frame: np.ndarray, faces: list[Face], chosen: int, kind: MaskKind, feat
     if faces:
         face, side = faces[min(chosen, len(faces) - 1)], 256
         tint = np.broadcast_to(np.array(TINT, np.uint8), (side, side, 3))
-        frame = paste(frame, tint, similarity(anchors(face.landmarks)), 0.45 * feathered(side, kind, feather))
+        frame = paste(frame, tint, similarity(anchors(face.landmarks)), 0.45 * pasted(side, kind, feather))
     picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame.copy()
     line = max(2, round(max(picture.shape[:2]) / 300))
     for number, face in enumerate(faces):

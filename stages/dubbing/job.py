@@ -24,9 +24,23 @@ from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import choose_references, condition_points, crop, lip_shape, mouth_points, paste, scale_of, turned, turning
+from stages.faces import (
+    choose_references,
+    condition_points,
+    crop,
+    lip_shape,
+    mouth_points,
+    paste,
+    pasted,
+    reaches,
+    scale_of,
+    shade,
+    turned,
+    turning,
+    within,
+)
 from stages.faces.blend import detail_share, match_colours, seam
-from stages.faces.mask import FEATHER, feathered
+from stages.faces.mask import FEATHER
 from stages.models.denoiser import Condition
 from stages.runtime import Progress
 
@@ -127,7 +141,8 @@ class Job:
         self.shown = self._crops(np.unique(self.chosen))
         self._details: dict[int, np.ndarray] = {}
         self._known: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
-        self.alpha = feathered(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
+        self.alpha = pasted(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
+        self.reach = self._reach() if renderer.kind != "paper" else None
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
         self.sampling = SampleConfig(**{f.name: getattr(config, f.name) for f in fields(SampleConfig)})
 
@@ -144,6 +159,18 @@ class Job:
         frames = np.unique(order[self.plan.presence > 0])
         best = frames[np.argsort(shapes[frames, 0], kind="stable")[int(0.7 * (len(frames) - 1))]]
         return np.full(len(order), best)
+
+    def _reach(self) -> np.ndarray:
+        """How far the face reaches in each output frame: (T, A) f32."""
+        track, order = self.reference.track, self.plan.order
+        own = lip_shape(track.align, track.landmarks)[order, 3]
+        lower = self.lips.shapes[:, 3] - own if self.lips else np.zeros(len(order), np.float32)
+        return reaches(track.align, track.landmarks, self.points, self.reference.usable, order, lower)
+
+    def _shown(self, output: int) -> np.ndarray:
+        """How far the mouth of an output frame replaces the source: (R, R) f32."""
+        alpha = self.alpha * self.plan.presence[output]
+        return alpha if self.reach is None else alpha * within(self.reach[output], len(alpha))
 
     def _crops(self, frames: np.ndarray) -> dict[int, np.ndarray]:
         """Canonical crops (R, R, 3) u8 of source frames."""
@@ -284,9 +311,12 @@ class Job:
                 output = batch.first + int(i)
                 align = self.reference.track.align[self.plan.order[output]]
                 detail = detail_share(made[k], batch.crops[k]) if self.config.keep_detail else None
-                seconds = float(output / self.reference.feed.fps)
-                mouth = self.marker(made[k], scale_of(align) * SIDE, seconds) if self.marker else made[k]
-                out[i] = paste(batch.frames[i], mouth, align, self.alpha * self.plan.presence[output], detail)
+                alpha = self._shown(output)
+                out[i] = paste(batch.frames[i], made[k], align, alpha, detail)
+                if self.marker:
+                    mixed = batch.crops[k] + alpha[..., None] * (made[k].astype(np.float32) - batch.crops[k])
+                    mark = self.marker(mixed, scale_of(align) * SIDE, float(output / self.reference.feed.fps))
+                    shade(out[i], mark * self.plan.presence[output], align)
         return out
 
     # -- one frame after the other (paper 3.3)

@@ -60,7 +60,7 @@ def _offsets() -> np.ndarray:
 
 
 def measure(crop: np.ndarray, kind: MaskKind) -> np.ndarray:
-    """Waves of a canonical crop (R, R, 3) u8, in grey levels of luma: (K,) f32."""
+    """Waves of a canonical crop (R, R, 3) u8 or f32, in grey levels of luma: (K,) f32."""
     if len(crop) != SIDE:
         crop = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(crop) > SIDE else cv2.INTER_CUBIC)
     part, waves, level = _basis(kind)
@@ -75,7 +75,8 @@ class Marker:
         self.level = -1
 
     def __call__(self, crop: np.ndarray, scale: float, seconds: float) -> np.ndarray:
-        """The crop (R, R, 3) u8 with its mark; `scale` is crop pixels (of 256) a source pixel, `seconds` its time in the film."""
+        """The mark of a crop (R, R, 3) u8 or f32: grey levels to add, (R, R) f32, zero outside the mask. `scale` is crop pixels (of 256)
+        a source pixel, `seconds` its time in the film."""
         step = STEPS[self._level(scale)]
         place = 2 * np.pi * (measure(crop, self.kind) / step - _offsets() - SPEED * seconds)
         moved = -REACH * step / (2 * np.pi) * np.sin(place)  # grey levels (K,)
@@ -85,7 +86,7 @@ class Marker:
         change[part] = ((moved / level).astype(np.float32) @ waves).reshape(shape)
         if self.resolution != SIDE:
             change = cv2.resize(change, (self.resolution, self.resolution), interpolation=cv2.INTER_LINEAR)
-        return np.clip(np.rint(crop + change[..., None]), 0, 255).astype(np.uint8)
+        return change
 
     def _level(self, scale: float) -> int:
         """Which of STEPS a face of this size takes, after the frames before."""

@@ -100,26 +100,14 @@ def paste(
     Every pixel that alpha does not reach keeps its value exactly. Where the frame is finer than the crop, the share `detail`
     (R, R) f32 in 0..1 of what the crop cannot hold (pores, grain) is the frame's own. Returns a new (H, W, 3) u8.
     """
-    resolution = generated.shape[0]
-    ys, xs = np.nonzero(alpha)
-    if not len(ys):
-        return frame.copy()
-    inverse = invert(pixel_matrix(matrix, resolution))
-    corners = np.array([[x, y] for x in (xs.min() - 1, xs.max() + 1) for y in (ys.min() - 1, ys.max() + 1)], np.float64)
-    reach = apply(inverse, corners)
-    h, w = frame.shape[:2]
-    x0, y0 = np.clip(np.floor(reach.min(0)).astype(int), 0, (w, h))
-    x1, y1 = np.clip(np.ceil(reach.max(0)).astype(int) + 1, 0, (w, h))
-    out = frame.copy()
-    if x1 <= x0 or y1 <= y0:
-        return out  # the face's mouth lies outside the picture
-    shifted = inverse.copy()
-    shifted[:, 2] -= (x0, y0)
-    size = (int(x1 - x0), int(y1 - y0))
+    resolution, out = generated.shape[0], frame.copy()
+    if (found := _reached(frame, matrix, alpha)) is None:
+        return out
+    part, shifted, size = found
     mouth = warp(generated, shifted, size).astype(np.float32)
     # Zero around, never repeated edges: alpha must end where it ends.
     a = cv2.warpAffine(alpha.astype(np.float32), shifted, size, flags=cv2.INTER_LINEAR, borderValue=0)[..., None]
-    here = out[y0:y1, x0:x1]
+    here = out[part]
     if detail is not None and scale_of(matrix) * resolution < FINER:
         coarse = warp(crop(frame, matrix, resolution), shifted, size).astype(np.float32)
         share = cv2.warpAffine(detail, shifted, size, flags=cv2.INTER_LINEAR, borderValue=0)[..., None]
@@ -127,3 +115,31 @@ def paste(
     mouth = np.clip(mouth, 0, 255)
     here[...] = np.where(a > 0, np.rint(here * (1 - a) + mouth * a), here).astype(np.uint8)
     return out
+
+
+def shade(frame: np.ndarray, light: np.ndarray, matrix: np.ndarray) -> None:
+    """Add the crop `light` (R, R) f32, grey levels, to all colours of frame (H, W, 3) u8, in place."""
+    if (found := _reached(frame, matrix, light)) is not None:
+        part, shifted, size = found
+        more = cv2.warpAffine(light.astype(np.float32), shifted, size, flags=cv2.INTER_LINEAR, borderValue=0)[..., None]
+        frame[part] = np.clip(np.rint(frame[part] + more), 0, 255).astype(np.uint8)
+
+
+def _reached(
+    frame: np.ndarray, matrix: np.ndarray, weights: np.ndarray
+) -> tuple[tuple[slice, slice], np.ndarray, tuple[int, int]] | None:
+    """The part of the frame that the crop's `weights` (R, R) reach where they are not 0, the map from crop pixels to it, and its
+    size (width, height); None where they lie outside the picture."""
+    ys, xs = np.nonzero(weights)
+    if not len(ys):
+        return None
+    inverse = invert(pixel_matrix(matrix, len(weights)))
+    corners = np.array([[x, y] for x in (xs.min() - 1, xs.max() + 1) for y in (ys.min() - 1, ys.max() + 1)], np.float64)
+    reach = apply(inverse, corners)
+    h, w = frame.shape[:2]
+    x0, y0 = np.clip(np.floor(reach.min(0)).astype(int), 0, (w, h))
+    x1, y1 = np.clip(np.ceil(reach.max(0)).astype(int) + 1, 0, (w, h))
+    if x1 <= x0 or y1 <= y0:
+        return None
+    inverse[:, 2] -= (x0, y0)
+    return (slice(y0, y1), slice(x0, x1)), inverse, (int(x1 - x0), int(y1 - y0))

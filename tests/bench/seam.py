@@ -18,7 +18,7 @@ from PIL import Image
 from stages.dubbing.model import load_model
 from stages.dubbing.reference import open_reference
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import FaceConfig, crop, paste, scale_of
+from stages.faces import FaceConfig, crop, feathered, paste, pasted, scale_of, shade
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.runtime import Runtime
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="neither colours matched nor detail kept nor marked")
     o = parser.parse_args()
     renderer, _, _ = load_model(o.model, Runtime())
+    alpha = pasted(renderer.resolution, renderer.kind)
     ring, rows = seam(renderer.mask.cpu().numpy(), renderer.view), []
     print(f"{'video':40} {'gradient':>9} {'off by':>7} {'outside':>8}")
     for path in o.videos:
@@ -48,11 +49,15 @@ def main() -> None:
             detail = None
             if not o.plain:
                 made = match_colours(made, source[None], ring)
-                detail, made = detail_share(made[0], source), marker(made[0], scale_of(align) * SIDE, float(k / reference.feed.fps))[None]
-            out = paste(frame, made[0], align, renderer.alpha, detail)
+                detail = detail_share(made[0], source)
+            out = paste(frame, made[0], align, alpha, detail)
+            if not o.plain:
+                mixed = source + alpha[..., None] * (made[0].astype(np.float32) - source)
+                shade(out, marker(mixed, scale_of(align) * SIDE, float(k / reference.feed.fps)), align)
             white = np.full_like(made[0], 255)
-            reach = paste(np.zeros_like(frame), white, align, renderer.alpha)[..., 0] / 255.0
-            band, outside = (reach > 0.05) & (reach < 0.95), reach == 0
+            reach = paste(np.zeros_like(frame), white, align, alpha)[..., 0] / 255.0
+            band = (reach > 0.05) & (reach < 0.95)
+            outside = paste(np.zeros_like(frame), white, align, feathered(renderer.resolution, renderer.kind))[..., 0] == 0
             ratios.append(gradient(out)[band].mean() / gradient(frame)[band].mean())
             errors.append(np.abs(out.astype(int) - frame)[reach > 0.95].mean())
             changed += int((out != frame)[outside].sum())

@@ -2,7 +2,7 @@
 
     python -m tests.bench.watermark CLIPS [--marked 100] [--clean 200] [--crf 28] [--scale 0.5]
 
-Marked: each film's own mouths get the mark and are pasted back as `infer` does it, encoded at infer's default, then decoded,
+Marked: each film's own mouths get the mark as `infer` gives it, encoded at infer's default, then decoded,
 halved and encoded again by x264 at crf 28. Clean: the same films without the mark, halved and encoded alike, and as they are.
 `detect` looks at all of them for itself: it finds the faces anew.
 """
@@ -22,7 +22,7 @@ from stages import detect
 from stages.dubbing.reference import Reference, open_reference
 from stages.dubbing.watermark import SIDE, THRESHOLD, Marker
 from stages.errors import InputError
-from stages.faces import FaceConfig, crop, feathered, paste, scale_of
+from stages.faces import FaceConfig, crop, scale_of, shade
 from stages.infer import Config
 from stages.media.sources import VIDEO_SUFFIXES
 from stages.media.video import VideoReader, VideoWriter
@@ -52,13 +52,13 @@ def films(folder: Path) -> Iterator[tuple[Path, Reference, int, int]]:
 
 def marked(frames: list[np.ndarray], align: np.ndarray, fps: Fraction) -> list[np.ndarray]:
     """The frames with their own mouths, marked."""
-    marker, alpha, out = Marker("lower-face", SIDE), feathered(SIDE), []
+    marker, out = Marker("lower-face", SIDE), []
     for k, (frame, m) in enumerate(zip(frames, align, strict=True)):
         if not np.isfinite(m).all():
             out.append(frame)
             continue
-        mouth = marker(crop(frame, m, SIDE), scale_of(m) * SIDE, float(k / fps))
-        out.append(paste(frame, mouth, m, alpha, None))
+        out.append(frame.copy())
+        shade(out[-1], marker(crop(frame, m, SIDE), scale_of(m) * SIDE, float(k / fps)), m)
     return out
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stages.faces.align import TEMPLATE, apply, crop, invert, paste, similarity
-from stages.faces.mask import feathered, mask, window
+from stages.faces.align import TEMPLATE, apply, crop, invert, paste, shade, similarity
+from stages.faces.mask import feathered, mask, pasted, window
 
 
 def picture(height=240, width=320):
@@ -74,6 +74,21 @@ def test_a_face_beyond_the_picture_is_left_alone():
     assert np.array_equal(paste(frame, np.zeros((64, 64, 3), np.uint8), matrix, feathered(64)), frame)
 
 
+def test_light_is_added_where_it_is_and_nowhere_else():
+    frame = picture()
+    matrix = similarity(turned(0.2, 150.0))
+    light = 6 * feathered(256)
+    lit = frame.copy()
+    shade(lit, light, matrix)
+    black = np.zeros((256, 256, 3), np.uint8)
+    reached = paste(np.full_like(frame, 255), black, matrix, feathered(256)) < 255
+    change = lit.astype(int) - frame
+    assert (change[~reached] == 0).all() and change.max() == 6 and change.min() == 0
+    away = frame.copy()
+    shade(away, light, similarity(turned(0, 100, (5000.0, 5000.0))))
+    assert np.array_equal(away, frame)
+
+
 def test_invert_undoes():
     matrix = similarity(turned())
     points = np.random.default_rng(1).uniform(0, 300, (10, 2))
@@ -87,6 +102,8 @@ def test_mask_is_one_shape_at_every_resolution(kind):
     assert abs(small.mean() - large.mean()) < 0.02
     soft = feathered(256, kind)
     assert ((soft > 0) <= (mask(256, kind) > 0)).all() and soft.max() == 1
+    assert (pasted(256, kind) <= soft + 1e-6).all() and pasted(256, kind).max() == 1
+    assert set(np.unique(pasted(256, kind, 0))) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize("kind", ["lower-face", "mouth", "paper"])
