@@ -28,8 +28,10 @@ from stages.faces import (
     choose_references,
     condition_points,
     crop,
+    inside,
     lip_shape,
     mouth_points,
+    moved_mouth,
     paste,
     pasted,
     reaches,
@@ -135,6 +137,7 @@ class Job:
         self.config, self.renderer, self.reference, self.speech, self.plan, self.clock = config, renderer, reference, speech, plan, clock
         self.points = condition_points(reference.track.align, reference.track.landmarks)  # (T, 39, 2)
         self.mouths = mouth_points(reference.track.align, reference.track.landmarks)  # (T, 25, 2)
+        self.shapes = lip_shape(reference.track.align, reference.track.landmarks)  # (T, 4)
         with clock("listen"):
             self.lips = Lips(renderer.denoiser, reference, speech, config.lip_gain) if renderer.denoiser.lips else None
         self.chosen = self._choose()
@@ -150,8 +153,7 @@ class Job:
 
     def _choose(self) -> np.ndarray:
         """The reference frame of each output frame: (T,) i64."""
-        track, usable, order = self.reference.track, self.reference.usable, self.plan.order
-        shapes = lip_shape(track.align, track.landmarks)  # (T, 4)
+        shapes, usable, order = self.shapes, self.reference.usable, self.plan.order
         if self.config.reference != "fixed":
             gap = round(AWAY_SECONDS * self.reference.feed.fps)
             return choose_references(self.points, usable, gap, shapes, order, self.lips.shapes if self.lips else None)
@@ -163,8 +165,7 @@ class Job:
     def _reach(self) -> np.ndarray:
         """How far the face reaches in each output frame: (T, A) f32."""
         track, order = self.reference.track, self.plan.order
-        own = lip_shape(track.align, track.landmarks)[order, 3]
-        lower = self.lips.shapes[:, 3] - own if self.lips else np.zeros(len(order), np.float32)
+        lower = self.lips.shapes[:, 3] - self.shapes[order, 3] if self.lips else np.zeros(len(order), np.float32)
         return reaches(track.align, track.landmarks, self.points, self.reference.usable, order, lower)
 
     def _shown(self, output: int) -> np.ndarray:
@@ -195,11 +196,10 @@ class Job:
         if fresh := [key for key in dict.fromkeys(wanted) if key not in known]:
             details = [self._detail(own) for own, _, _ in fresh]
             with self.clock("crop"):
-                fields = [self._turning(*key) for key in fresh]
-                pictures = [_looked_up(self.shown[own], field) for (own, _, _), field in zip(fresh, fields, strict=True)]
-                lost = np.stack([_looked_up(detail, field) for detail, field in zip(details, fields, strict=True)])
+                turned = [self._turned(key, detail) for key, detail in zip(fresh, details, strict=True)]
+                pictures, lost = (np.stack(arrays) for arrays in zip(*turned, strict=True))
             with self.clock("encode latents"):
-                z = self.renderer.crop(self.renderer.encode(self.renderer.pictures(np.stack(pictures))))
+                z = self.renderer.crop(self.renderer.encode(self.renderer.pictures(pictures)))
             rest = torch.from_numpy(lost[:, *self.renderer.view]).permute(0, 3, 1, 2).to(z.device)
             known |= zip(fresh, zip(z, rest, strict=True), strict=True)
         self._known = known
@@ -209,6 +209,19 @@ class Job:
         """What an output frame's reference depends on: (source frame, source frame whose pose it takes, output frame of its lips)."""
         own = int(self.chosen[output])
         return (own, own, 0) if self.config.reference == "fixed" else (own, int(self.plan.order[output]), output if self.lips else 0)
+
+    def _turned(self, key: tuple[int, int, int], detail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A reference (R, R, 3) u8 as `key` shows it, and what the first stage loses of it (R, R, 3) f32, of `detail` before."""
+        (own, source, output), field = key, self._turning(*key)
+        picture, lost = _looked_up(self.shown[own], field), _looked_up(detail, field)
+        if field is None or not self.lips:
+            return picture, lost
+        wanted = self.lips.shapes[output]
+        if share := inside.share(self.shapes[own], wanted):
+            mouth = moved_mouth(self.points[own], self.points[source], self.mouths[own], wanted)
+            picture, painted = inside.paint(picture, mouth, wanted, inside.skin(self.shown[own]), share, inside.load_inside())
+            lost = lost * (1 - painted[..., None])
+        return picture, lost
 
     def _turning(self, own: int, source: int, output: int) -> np.ndarray | None:
         """How source frame `own` is warped to be the reference of output frame `output`, which shows source frame `source`."""

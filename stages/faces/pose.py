@@ -113,8 +113,7 @@ def turning(
     and the lips' `shape` (4,) that it is to take.
     """
     if mouth is not None and shape is not None:
-        carried = _spline(own, wanted, STIFFNESS)(mouth)
-        moved = reshape(carried, wanted[NOSE].mean(0), shape)
+        moved = moved_mouth(own, wanted, mouth, shape)
         own, wanted = np.concatenate([own, mouth]), np.concatenate([wanted, moved])
     stiffness = np.full(len(own), STIFFNESS)
     stiffness[len(CONDITION_POINTS) :] = LIP_STIFFNESS
@@ -125,6 +124,12 @@ def turning(
     # pixel centres lie inside the nodes' square: read the grid where they are
     inner = (((np.arange(side) + 0.5) / side) * (GRID - 1)).astype(np.float32)
     return cv2.remap(places, *np.meshgrid(inner, inner), cv2.INTER_LINEAR)
+
+
+def moved_mouth(own: np.ndarray, wanted: np.ndarray, mouth: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """Where mouth and chin (25, 2) of a picture with condition points `own` (39, 2) lie when it is turned to `wanted` and its lips
+    take `shape` (4,): (25, 2)."""
+    return reshape(_spline(own, wanted, STIFFNESS)(mouth), wanted[NOSE].mean(0), shape)
 
 
 def _spline(points: np.ndarray, targets: np.ndarray, stiffness: np.ndarray | float) -> Callable[[np.ndarray], np.ndarray]:
