@@ -48,8 +48,8 @@ def test_what_is_looked_at_is_painted_back_where_it_was_however_the_mouth_is_tur
     c, s = np.cos(turn), np.sin(turn)
     points = (points - (0, 0.35)) @ np.array([[c, s], [-s, c]]) + (0, 0.35)
     at = (np.arange(SIDE) + 0.5) / SIDE
-    picture = np.stack([np.tile(60 + 120 * at[None], (SIDE, 1)), np.tile(60 + 120 * at[:, None], (1, SIDE)), np.full((SIDE, SIDE), 90.0)], -1)
-    picture = picture.astype(np.uint8)
+    x, y = np.meshgrid(at, at)
+    picture = np.stack([60 + 120 * x, 60 + 120 * y, np.full_like(x, 90)], -1).astype(np.uint8)
     skin = np.full(3, 150, np.float32)
     seen = inside.look_inside(picture, points)
     weights = np.zeros((5, *seen.shape), np.float32)
