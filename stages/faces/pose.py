@@ -86,7 +86,7 @@ def _spread(points: np.ndarray, shapes: np.ndarray, frames: np.ndarray, count: i
 
 GRID = 33
 """Nodes a side at which the warp is computed exactly; between them it is linear."""
-STIFFNESS, LIP_STIFFNESS = 3e-2, 3e-3
+STIFFNESS, LIP_STIFFNESS = 1e-1, 3e-3
 """How little the warp gives way to single landmarks, which jitter; and to lips, which lie close together and move apart."""
 NOSE = [int(np.flatnonzero(CONDITION_POINTS == p)[0]) for p in range(NOSE_BASE.start, NOSE_BASE.stop)]
 
