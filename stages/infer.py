@@ -445,7 +445,7 @@ def _facts(job: Job, clock: Clock) -> dict[str, Any]:
         "frames_lost": ranges(np.flatnonzero(lost)),
         "frames_turned": ranges(np.flatnonzero(reference.turned[plan.order])),
         "reference_frames": reference.count,
-        "frames_referred_to": sorted(job.shown),
+        "frames_referred_to": sorted(job.references.shown),
         "people": reference.track.people,
         "seconds": _seconds(clock),
     }

@@ -19,28 +19,13 @@ from stages.diffusion.render import SampleConfig
 from stages.diffusion.sample import SamplerName
 from stages.dubbing.flow import ahead, behind
 from stages.dubbing.lips import Lips
+from stages.dubbing.mouths import Mouths, ReferenceKind
 from stages.dubbing.occlusion import Occlusion
 from stages.dubbing.plan import Plan
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.dubbing.watermark import SIDE, Marker
-from stages.faces import (
-    choose_references,
-    condition_points,
-    crop,
-    inside,
-    lip_shape,
-    mouth_points,
-    moved_mouth,
-    paste,
-    pasted,
-    reaches,
-    scale_of,
-    shade,
-    turned,
-    turning,
-    within,
-)
+from stages.faces import crop, paste, pasted, reaches, scale_of, shade, within
 from stages.faces.blend import detail_share, match_colours, seam
 from stages.faces.mask import FEATHER
 from stages.models.denoiser import Condition
@@ -52,11 +37,6 @@ if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
 
 NoiseKind = Literal["fixed", "shared", "free"]
-ReferenceKind = Literal["matched", "fixed", "progressive"]
-AWAY_SECONDS = 1.0
-"""How far from a frame its reference lies at least: what its own mouth does must not be copied."""
-LONG = 200
-"""Frames of a film for each that is wanted from which on jumping to them is quicker than reading all."""
 AHEAD = 2
 """Batches that wait on either side of the networks."""
 COMMON = 0.5
@@ -135,15 +115,10 @@ class Job:
 
     def __init__(self, config: Drawing, renderer: Renderer, reference: Reference, speech: Speech, plan: Plan, clock: Clock):
         self.config, self.renderer, self.reference, self.speech, self.plan, self.clock = config, renderer, reference, speech, plan, clock
-        self.points = condition_points(reference.track.align, reference.track.landmarks)  # (T, 39, 2)
-        self.mouths = mouth_points(reference.track.align, reference.track.landmarks)  # (T, 25, 2)
-        self.shapes = lip_shape(reference.track.align, reference.track.landmarks)  # (T, 4)
         with clock("listen"):
             self.lips = Lips(renderer.denoiser, reference, speech, config.lip_gain) if renderer.denoiser.lips else None
-        self.chosen = self._choose()
-        self.shown = self._crops(np.unique(self.chosen))
-        self._details: dict[int, np.ndarray] = {}
-        self._known: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        self.references = Mouths(config.reference, renderer, reference, plan, self.lips, clock)
+        self.points = self.references.points  # (T, 39, 2)
         self.alpha = pasted(renderer.resolution, renderer.kind, config.feather)  # (R, R) f32
         self.reach = self._reach() if renderer.kind != "paper" else None
         self.seam = seam(renderer.mask.cpu().numpy(), renderer.view)
@@ -151,94 +126,16 @@ class Job:
 
     # -- what every frame shares
 
-    def _choose(self) -> np.ndarray:
-        """The reference frame of each output frame: (T,) i64."""
-        shapes, usable, order = self.shapes, self.reference.usable, self.plan.order
-        if self.config.reference != "fixed":
-            gap = round(AWAY_SECONDS * self.reference.feed.fps)
-            return choose_references(self.points, usable, gap, shapes, order, self.lips.shapes if self.lips else None)
-        # one for all, its mouth more open than most, so that teeth may show
-        frames = np.unique(order[self.plan.presence > 0])
-        best = frames[np.argsort(shapes[frames, 0], kind="stable")[int(0.7 * (len(frames) - 1))]]
-        return np.full(len(order), best)
-
     def _reach(self) -> np.ndarray:
         """How far the face reaches in each output frame: (T, A) f32."""
         track, order = self.reference.track, self.plan.order
-        lower = self.lips.shapes[:, 3] - self.shapes[order, 3] if self.lips else np.zeros(len(order), np.float32)
+        lower = self.lips.shapes[:, 3] - self.references.shapes[order, 3] if self.lips else np.zeros(len(order), np.float32)
         return reaches(track.align, track.landmarks, self.points, self.reference.usable, order, lower)
 
     def _shown(self, output: int) -> np.ndarray:
         """How far the mouth of an output frame replaces the source: (R, R) f32."""
         alpha = self.alpha * self.plan.presence[output]
         return alpha if self.reach is None else alpha * within(self.reach[output], len(alpha))
-
-    def _crops(self, frames: np.ndarray) -> dict[int, np.ndarray]:
-        """Canonical crops (R, R, 3) u8 of source frames."""
-        wanted, feed = set(frames.tolist()), self.reference.feed
-        with self.clock("read"):
-            if self.reference.count > LONG * len(wanted):
-                found = {k: next(iter(feed.play(np.array([k]), Path()))) for k in sorted(wanted)}
-                return {k: crop(f, self.reference.track.align[k], self.renderer.resolution) for k, f in found.items()}
-            crops = {}
-            for k, frame in enumerate(feed.once()):
-                if k in wanted:
-                    crops[k] = crop(frame, self.reference.track.align[k], self.renderer.resolution)
-                if len(crops) == len(wanted):
-                    break
-            return crops
-
-    def references(self, outputs: np.ndarray) -> tuple[Tensor, Tensor]:
-        """z_r (B, C, h, w) of output frames, and what it does not hold (B, 3, H, W): of the frame chosen for each, turned to its
-        pose and lips unless one serves all."""
-        wanted = [self._shown_as(int(output)) for output in outputs]
-        known = {key: self._known[key] for key in wanted if key in self._known}
-        if fresh := [key for key in dict.fromkeys(wanted) if key not in known]:
-            details = [self._detail(own) for own, _, _ in fresh]
-            with self.clock("crop"):
-                turned = [self._turned(key, detail) for key, detail in zip(fresh, details, strict=True)]
-                pictures, lost = (np.stack(arrays) for arrays in zip(*turned, strict=True))
-            with self.clock("encode latents"):
-                z = self.renderer.crop(self.renderer.encode(self.renderer.pictures(pictures)))
-            rest = torch.from_numpy(lost[:, *self.renderer.view]).permute(0, 3, 1, 2).to(z.device)
-            known |= zip(fresh, zip(z, rest, strict=True), strict=True)
-        self._known = known
-        return torch.stack([known[key][0] for key in wanted]), torch.stack([known[key][1] for key in wanted])
-
-    def _shown_as(self, output: int) -> tuple[int, int, int]:
-        """What an output frame's reference depends on: (source frame, source frame whose pose it takes, output frame of its lips)."""
-        own = int(self.chosen[output])
-        return (own, own, 0) if self.config.reference == "fixed" else (own, int(self.plan.order[output]), output if self.lips else 0)
-
-    def _turned(self, key: tuple[int, int, int], detail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A reference (R, R, 3) u8 as `key` shows it, and what the first stage loses of it (R, R, 3) f32, of `detail` before."""
-        (own, source, output), field = key, self._turning(*key)
-        picture, lost = _looked_up(self.shown[own], field), _looked_up(detail, field)
-        if field is None or not self.lips:
-            return picture, lost
-        wanted = self.lips.shapes[output]
-        if share := inside.share(self.shapes[own], wanted):
-            mouth = moved_mouth(self.points[own], self.points[source], self.mouths[own], wanted)
-            picture, painted = inside.paint(picture, mouth, wanted, inside.skin(self.shown[own]), share, inside.load_inside())
-            lost = lost * (1 - painted[..., None])
-        return picture, lost
-
-    def _turning(self, own: int, source: int, output: int) -> np.ndarray | None:
-        """How source frame `own` is warped to be the reference of output frame `output`, which shows source frame `source`."""
-        if self.config.reference == "fixed" or (own == source and not self.lips):
-            return None
-        lips = (self.mouths[own], self.lips.shapes[output]) if self.lips else ()
-        return turning(self.renderer.resolution, self.points[own], self.points[source], *lips)
-
-    def _detail(self, own: int) -> np.ndarray:
-        """What the first stage loses of a source frame that others refer to: (R, R, 3) f32, zeros around the view."""
-        if own not in self._details:
-            with self.clock("decode"):
-                x = self.renderer.pictures(self.shown[own][None])
-                lost = np.zeros(self.shown[own].shape, np.float32)
-                lost[self.renderer.view] = self.renderer.lost(x, self.renderer.encode(x))[0].permute(1, 2, 0).cpu().numpy()
-                self._details[own] = lost
-        return self._details[own]
 
     def noise(self, outputs: np.ndarray) -> Tensor:
         """(B, C, h, w) of output frames: a function of the seed and the frame alone."""
@@ -376,10 +273,6 @@ class Job:
             if shot[0] == shot[1]:
                 return before[1]
         return self.references(np.array([output]))[0]
-
-
-def _looked_up(picture: np.ndarray, field: np.ndarray | None) -> np.ndarray:
-    return picture if field is None else turned(picture, field)
 
 
 def _normal(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:
