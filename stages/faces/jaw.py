@@ -1,8 +1,8 @@
 """How far down and aside a face reaches, so that collar, neck and hair beside a generated mouth stay the source's.
 
-The jaw is seen from a point between nose and mouth: its distance in `ANGLES` directions, in unit lengths of the crop. What
-counts is the farthest that the jaw reaches in that pose, whatever was being said: where the paste ends does not tell how far
-the mouth of its own frame was open.
+The jaw is seen from a point between nose and mouth: its distance in `ANGLES` directions, in unit lengths of the crop. Downwards,
+where speech moves it, the farthest counts that it reaches in that pose, whatever was being said: where the paste ends does not
+tell how far the mouth of its own frame was open. Aside, the frame's own jaw counts.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MARGIN, SOFT = 0.008, 0.024
 """A jaw line is about so far within the face's edge; width of the soft edge beyond."""
 LOOKS, ALIKE = 400, 16
 """Frames of a film that are looked at, and how many of them, the nearest in pose, speak for a frame."""
+SPEAKS = np.deg2rad([50, 75])
+"""Angles from straight down up to which speech moves the jaw, and from which on it does not."""
 STEADY = 2.0
 """Frames: deviation of the Gaussian over time that keeps the edge from jumping."""
 FOLLOWS = np.interp(np.arange(17), [CHIN.start - 3, CHIN.start, CHIN.stop - 1, CHIN.stop + 2], [0, 1, 1, 0]) * CHIN_FOLLOWS
@@ -45,10 +47,12 @@ def reaches(
     jaw = apply(align, landmarks)[:, JAW]  # (T, 17, 2)
     seen = _distances(jaw[looks])  # (K, A)
     alike = min(ALIKE, len(looks))
+    speaks = 1 - smoothstep((np.abs(np.linspace(-np.pi, np.pi, ANGLES)) - SPEAKS[0]) / (SPEAKS[1] - SPEAKS[0]))
     usual = np.zeros((len(align), ANGLES), np.float32)
     for part in np.array_split(frames, len(frames) // 256 + 1):
         near = np.argpartition(apart(points[part, None], points[looks][None]), alike - 1, axis=1)[:, :alike]
-        usual[part] = np.maximum(seen[near].max(1), _distances(jaw[part]))
+        own = _distances(jaw[part])
+        usual[part] = own + speaks * np.maximum(seen[near].max(1) - own, 0)
     drawn = np.zeros((len(order), ANGLES), np.float32)
     known = np.flatnonzero(usable[order])
     moved = jaw[order[known]]
