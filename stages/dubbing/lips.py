@@ -19,6 +19,9 @@ SEEN_SECONDS = 2.0
 """Film that it takes to know a person's lips."""
 SMOOTH_SECONDS = 0.025
 """Deviation of the Gaussian that takes the jitter out of what was heard: lips are slower."""
+LIVELIER = 1.25
+"""What is heard of lips moves 0.7 times as far as they do, as any regression is drawn to the mean, and does not close them often
+enough. On eight clips of strangers this much more closes them a quarter more often; it costs 1 % of LPIPS and of landmark distance."""
 SILENCE = 0.01
 """Loudness, as a share of the sound's loud parts, below which nobody speaks (-40 dB),"""
 SILENCE_LEVEL = 33.0
@@ -37,7 +40,7 @@ class Lips:
         fps = float(speech.fps)
         own = person(reference, model.lip_habits.float().cpu().numpy())  # (3, 4)
         heard = smooth(listen(model, speech), SMOOTH_SECONDS * fps)  # (T, 4)
-        shapes = own[0] + gain * own[1] * heard
+        shapes = own[0] + gain * LIVELIER * own[1] * heard
         rest = smooth(silent(speech.loudness, fps)[:, None].astype(np.float32), CLOSING_SECONDS * fps)  # (T, 1)
         shapes = shapes * (1 - rest) + own[2] * rest
         shapes[:, 0] = np.maximum(shapes[:, 0], 0)  # lips do not pass through each other
