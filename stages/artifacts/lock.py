@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from stages.errors import ArtifactError, BusyError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What network file systems answer that are mounted without locks."""
+GRACE_SECONDS = 5.0
+"""How long the lock of a process that is gone is waited for: a child that it was just starting holds it until it runs."""
 
 
 @contextmanager
@@ -52,18 +55,41 @@ def lock(
 def _take(stack: ExitStack, path: Path, mode: int, wait: bool = False) -> None:
     with explain_os_errors(path):
         file = stack.enter_context(path.open("a+"))
-    try:
-        fcntl.flock(file, mode | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise BusyError(
-            f"{path.parent} is being written by {_holder(path.parent)}; wait for it to end, or choose another --out"
-        ) from None
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, mode | (0 if wait else fcntl.LOCK_NB))
+            break
+        except BlockingIOError:
+            holder = _holder(path.parent)
+            if not _is_gone(holder) or time.monotonic() > deadline:
+                raise BusyError(f"{path.parent} is being written by {holder}; wait for it to end, or choose another --out") from None
+            time.sleep(0.02)
     # Said aloud, not left to close(): a forked child that lives on would keep the lock.
     stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
     if mode == fcntl.LOCK_EX:
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(_name(os.getpid()))
         file.flush()
+
+
+def _name(pid: int) -> str:
+    return f"process {pid} on {socket.gethostname()}"
+
+
+def _is_gone(holder: str) -> bool:
+    """Whether `holder`, as a lock file names it, is a process of this machine that has ended."""
+    words = holder.split()
+    pid = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    if not pid or holder != _name(pid):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # alive, and somebody else's
+    return False
 
 
 def _holder(root: Path) -> str:

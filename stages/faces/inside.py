@@ -93,7 +93,7 @@ def paint(
     corner, along, across = _axes(mouth)
     at = (np.arange(side) + 0.5) / side * 2 - 1
     places = np.stack(np.meshgrid(at, at), -1) - corner  # (R, R, 2)
-    u = places @ along / (along @ along)
+    u = places @ along / max(float(along @ along), 1e-9)
     inside = (u > 0) & (u < 1)
     top, bottom = _contours(mouth, u[inside])
     v = np.full(u.shape, -1.0)
@@ -137,6 +137,6 @@ def _contours(mouth: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     edges = []
     for contour in (INNER_TOP, INNER_BOTTOM):
         places = mouth[contour] - corner
-        at = np.maximum.accumulate(np.clip(places @ along / (along @ along), 0, 1) + 1e-4 * np.arange(5))
+        at = np.maximum.accumulate(np.clip(places @ along / max(float(along @ along), 1e-9), 0, 1) + 1e-4 * np.arange(5))
         edges.append(PchipInterpolator(at, places @ across)(u))
     return edges[0], np.maximum(edges[0], edges[1])

@@ -58,6 +58,30 @@ def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
         assert (tmp_path / ".lock").exists()
 
 
+def test_the_lock_of_a_killed_process_is_waited_for_while_its_newborn_child_still_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between fork and exec a child holds all that its parent held, and a kill does not stop it there."""
+    orphan = (
+        "import fcntl, os, sys, time\n"
+        "file = open(sys.argv[1], 'a+'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "child = os.fork()\n"
+        "if child:\n    file.write(f'process {os.getpid()} on {os.uname().nodename}'); file.flush(); os._exit(0)\n"
+        "time.sleep(float(sys.argv[2]))"
+    )
+
+    def leave(seconds: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([sys.executable, "-c", orphan, str(tmp_path / ".lock"), seconds], check=True)
+
+    leave("0.4")
+    with lock(tmp_path):
+        pass
+    monkeypatch.setattr(sys.modules["stages.artifacts.lock"], "GRACE_SECONDS", 0.1)
+    leave("1.5")
+    with pytest.raises(ArtifactError, match="is being written by process"), lock(tmp_path):
+        pytest.fail("two writers")
+
+
 def test_shards_write_together_but_each_alone(tmp_path: Path) -> None:
     with Holder(tmp_path, "0/2") as other:
         with lock(tmp_path, (1, 2)):
