@@ -44,6 +44,7 @@ class Mouths:
     ):
         self.kind, self.renderer, self.reference, self.plan, self.lips, self.clock = kind, renderer, reference, plan, lips, clock
         place = reference.track.align, reference.track.landmarks
+        self.as_it_is = kind == "fixed" and not lips  # the release's: no model with lips was trained to make a mouth speak from that
         self.points = condition_points(*place)  # (T, 39, 2)
         self.mouths = mouth_points(*place)  # (T, 25, 2)
         self.shapes = lip_shape(*place)  # (T, 4)
@@ -93,7 +94,7 @@ class Mouths:
             return crops
 
     def _key(self, output: int) -> Key:
-        if self.kind == "fixed":
+        if self.as_it_is:
             own = int(self.chosen[output])
             return ((own, 1.0),), own, 0
         shares = mix(self.chosen, output, round(MIXED_SECONDS * self.reference.feed.fps))
@@ -111,7 +112,7 @@ class Mouths:
     def _turned(self, own: int, source: int, output: int) -> tuple[np.ndarray, np.ndarray]:
         """The same of source frame `own` alone, as it is warped to show source frame `source` with the lips of `output`."""
         shown, detail = self.shown[own], self._detail(own)
-        if self.kind == "fixed" or (own == source and not self.lips):
+        if self.as_it_is or (own == source and not self.lips):
             return shown, detail
         with self.clock("crop"):
             wanted = self.lips.shapes[output] if self.lips else None
