@@ -45,7 +45,7 @@ from stages.metrics.scoring import How, Job, score_pair
 from stages.metrics.settings import settings
 from stages.runtime import Needs, Report, Runtime
 
-CODE = 5  # 5: landmarks' half pixel of dlib's scaled picture
+CODE = 6  # 6: what infer pastes, paints and mixes
 METHOD = "generated"
 """What the videos given first are called."""
 LPIPS_FILES = {

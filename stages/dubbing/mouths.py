@@ -48,6 +48,7 @@ class Mouths:
         self.points = condition_points(*place)  # (T, 39, 2)
         self.mouths = mouth_points(*place)  # (T, 25, 2)
         self.shapes = lip_shape(*place)  # (T, 4)
+        self.shot = reference.track.shot[plan.order]  # of each output frame
         self.chosen = self._choose()
         self.shown = self._crops(np.unique(self.chosen))
         self._details: dict[int, np.ndarray] = {}
@@ -97,7 +98,7 @@ class Mouths:
         if self.as_it_is:
             own = int(self.chosen[output])
             return ((own, 1.0),), own, 0
-        shares = mix(self.chosen, output, round(MIXED_SECONDS * self.reference.feed.fps))
+        shares = mix(self.chosen, self.shot, output, round(MIXED_SECONDS * self.reference.feed.fps))
         return shares, int(self.plan.order[output]), output if self.lips else 0
 
     def _mixed(self, shares: tuple[tuple[int, float], ...], source: int, output: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,11 +137,12 @@ class Mouths:
         return self._details[own]
 
 
-def mix(chosen: np.ndarray, output: int, around: int) -> tuple[tuple[int, float], ...]:
+def mix(chosen: np.ndarray, shot: np.ndarray, output: int, around: int) -> tuple[tuple[int, float], ...]:
     """Which of the frames `chosen` (T,) one output frame shows, and how much of each: its own most, those of up to `around` frames
-    before and after it less, the farther the less."""
+    before and after it in the same `shot` (T,) less, the farther the less."""
     shares: dict[int, float] = {}
     for offset in range(-around, around + 1):
-        own = int(chosen[min(max(output + offset, 0), len(chosen) - 1)])
+        near = min(max(output + offset, 0), len(chosen) - 1)
+        own = int(chosen[near if shot[near] == shot[output] else output])
         shares[own] = shares.get(own, 0.0) + (around + 1 - abs(offset)) / (around + 1) ** 2
     return tuple(sorted(shares.items()))

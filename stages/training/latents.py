@@ -23,7 +23,7 @@ from stages.runtime import Needs, Report, Runtime
 from stages.training.augment import Look, look
 from stages.training.order import generator
 
-CODE = 5
+CODE = 6
 NEEDS = Needs(cpus=1, gpus=0.25)
 """Turning the references keeps a core busy while the GPU waits: several workers share one."""
 BATCH = 8
