@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from difftalk_cli.ui.jobs import ID, Table
 from difftalk_cli.ui.worker import Worker
 from stages.artifacts.files import make_folder, remove_tree
-from stages.artifacts.lock import lock
+from stages.artifacts.lock import is_alive, lock
 from stages.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
@@ -183,18 +183,8 @@ def _sweep() -> None:
     """Remove what servers left that were killed: people's faces are in there."""
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         with suppress(OSError, ValueError):
-            if old.stat().st_uid == os.getuid() and not _alive(int(old.name.removeprefix(PREFIX).split("-")[0])):
+            if old.stat().st_uid == os.getuid() and not is_alive(int(old.name.removeprefix(PREFIX).split("-")[0])):
                 shutil.rmtree(old, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 @contextmanager

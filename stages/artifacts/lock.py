@@ -81,15 +81,18 @@ def _is_gone(holder: str) -> bool:
     """Whether `holder`, as a lock file names it, is a process of this machine that has ended."""
     words = holder.split()
     pid = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-    if not pid or holder != _name(pid):
-        return False
+    return pid > 0 and holder == _name(pid) and not is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number runs on this machine, whoever's it is."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError:
-        pass  # alive, and somebody else's
-    return False
+        pass
+    return True
 
 
 def _holder(root: Path) -> str:

@@ -16,12 +16,14 @@ from stages.faces.align import apply
 from stages.faces.lips import CHIN, CHIN_FOLLOWS
 from stages.faces.mask import smoothstep
 from stages.faces.pose import apart
+from stages.faces.track import smooth_gaussian
 from stages.shapes import JAW
 
 CENTRE = np.array([0.5, 0.6])
 """In the unit crop; never outside a jaw."""
 ANGLES = 72
-"""Directions, from up to the left about to up again, straight down in the middle."""
+DIRECTIONS = np.linspace(-np.pi, np.pi, ANGLES)
+"""Angles from straight down, which is in the middle: from up, to the left, about to up again."""
 MARGIN, SOFT = 0.008, 0.024
 """A jaw line is about so far within the face's edge; width of the soft edge beyond."""
 LOOKS, ALIKE = 400, 16
@@ -47,7 +49,7 @@ def reaches(
     jaw = apply(align, landmarks)[:, JAW]  # (T, 17, 2)
     seen = _distances(jaw[looks])  # (K, A)
     alike = min(ALIKE, len(looks))
-    speaks = 1 - smoothstep((np.abs(np.linspace(-np.pi, np.pi, ANGLES)) - SPEAKS[0]) / (SPEAKS[1] - SPEAKS[0]))
+    speaks = 1 - smoothstep((np.abs(DIRECTIONS) - SPEAKS[0]) / (SPEAKS[1] - SPEAKS[0]))
     usual = np.zeros((len(align), ANGLES), np.float32)
     for part in np.array_split(frames, len(frames) // 256 + 1):
         near = np.argpartition(apart(points[part, None], points[looks][None]), alike - 1, axis=1)[:, :alike]
@@ -60,13 +62,13 @@ def reaches(
     drawn[known] = np.maximum(usual[order[known]], _distances(moved))
     # What is about to be reached counts already, so that smoothing takes nothing away.
     wide = cv2.dilate(drawn, np.ones((2 * round(2 * STEADY) + 1, 1), np.uint8))
-    return cv2.GaussianBlur(wide, (1, 0), sigmaX=1e-3, sigmaY=STEADY, borderType=cv2.BORDER_REPLICATE) if len(wide) > 1 else wide
+    return smooth_gaussian(wide, STEADY)
 
 
 def within(reach: np.ndarray, resolution: int) -> np.ndarray:
     """(R, R) f32: 1 in the face that reaches so far (ANGLES,), softly falling to 0 beyond."""
     angle, distance = _polar(resolution)
-    limit = np.interp(angle, np.linspace(-np.pi, np.pi, ANGLES), reach)
+    limit = np.interp(angle, DIRECTIONS, reach)
     return smoothstep((limit + MARGIN + SOFT - distance) / SOFT)
 
 
@@ -84,5 +86,4 @@ def _distances(jaw: np.ndarray) -> np.ndarray:
     angle, distance = np.arctan2(x, y), np.hypot(x, y)
     turn = np.argsort(angle, axis=1)
     angle, distance = np.take_along_axis(angle, turn, 1), np.take_along_axis(distance, turn, 1)
-    at = np.linspace(-np.pi, np.pi, ANGLES)
-    return np.stack([np.interp(at, a, d) for a, d in zip(angle, distance, strict=True)]).astype(np.float32).reshape(-1, ANGLES)
+    return np.stack([np.interp(DIRECTIONS, a, d) for a, d in zip(angle, distance, strict=True)]).astype(np.float32)

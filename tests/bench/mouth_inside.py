@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from stages.artifacts import Clip, read_artifact
 from stages.faces import lip_shape, mouth_points
-from stages.faces.inside import BUNDLED, LEAST_OPEN, fit, look_inside, seen, skin
+from stages.faces.inside import BUNDLED, HEIGHT, LEAST_OPEN, WIDTH, fit, look_inside, seen, skin
 from stages.training.crops import split_clips
 
 FRAMES = 80
@@ -32,9 +32,9 @@ def gather(clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     place = np.asarray(clip.array("align.npy")), np.asarray(clip.array("landmarks.npy"))
     shapes, mouths, crops = lip_shape(*place), mouth_points(*place), clip.array("crops.npy")
     opened = np.flatnonzero(shapes[:, 0] > LEAST_OPEN)
-    opened = opened[np.linspace(0, len(opened) - 1, min(FRAMES, len(opened))).round().astype(int)] if len(opened) else opened
+    opened = opened[np.linspace(0, len(opened) - 1, min(FRAMES, len(opened))).round().astype(int)]
     if len(opened) < LEAST:
-        return np.zeros((0, 16, 32, 3), np.uint8), np.zeros((0, 3)), np.zeros((0, 4))
+        return np.zeros((0, HEIGHT, WIDTH, 3), np.uint8), np.zeros((0, 3)), np.zeros((0, 4))
     pictures = [np.asarray(crops[k]) for k in opened]
     insides = [look_inside(p, mouths[k]) for p, k in zip(pictures, opened, strict=True)]
     return np.stack(insides), np.stack([skin(p) for p in pictures]), shapes[opened]

@@ -362,7 +362,7 @@ def test_a_killed_server_takes_its_worker_along_and_what_it_left_is_removed_at_t
         [sys.executable, "-c", KILLED], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
     )
     assert told.returncode == -signal.SIGKILL, told.stderr
-    wait(lambda: not serve._alive(int(told.stdout)), 60)
+    wait(lambda: not serve.is_alive(int(told.stdout)), 60)
     (dead,) = tmp_path.glob(f"{serve.PREFIX}*")
     alive, other = (tmp_path / n for n in (f"{serve.PREFIX}{os.getpid()}-x", f"{serve.PREFIX}notes-x"))
     for folder in (alive, other):
