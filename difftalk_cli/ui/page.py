@@ -26,7 +26,10 @@ HEAD = f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>"
 LOOK_SECONDS = 60.0
 KEPT_UPLOADS = (600, 6 * 3600)
 """Every so many seconds, uploads older than so many seconds are deleted; jobs have their own links to theirs."""
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+"""How every handler is called. Each is short (what takes long is a job), and gradio's queue loses answers: its browser side goes on
+listening to a stream that the server is closing, so what is asked for in that moment is done but never shown."""
+QUIET: dict[str, Any] = AT_ONCE | {"show_progress": "hidden"}
 HEADER = """<header class="dt-top"><h1>difftalk</h1>
 <p>A person in a video or a photo says a recording. Everything stays on this machine.</p></header>"""
 CONSENT = "The people shown and heard agreed to this, or are me."
@@ -111,11 +114,11 @@ class Page:
         looks = [person, face, model, main["feather"]]
         camera.change(self.pass_on, camera, person, **QUIET)
         microphone.change(self.pass_on, microphone, audio, **QUIET)
-        person.change(self.look_anew, [person, model, main["feather"]], [seen, faces, face], show_progress_on=[seen])
+        person.change(self.look_anew, [person, model, main["feather"]], [seen, faces, face], show_progress_on=[seen], **AT_ONCE)
         face.input(self.look_again, looks, seen, **QUIET)
         model.input(self.look_again, looks, seen, **QUIET)
         main["feather"].change(self.look_again, looks, seen, trigger_mode="always_last", **QUIET)
-        audio.change(self.listen, audio, heard, show_progress_on=[heard])
+        audio.change(self.listen, audio, heard, show_progress_on=[heard], **AT_ONCE)
         names, parts = list(main | rest), list((main | rest).values())
         inputs = [person, audio, face, faces, consent, model, *parts]
 
@@ -288,10 +291,10 @@ class Page:
         shown = gr.Textbox("{}", visible="hidden", elem_id="shown")
         buttons = [stop, again, smooth, check, remove]
         self.watched = ([self.jobs, shown], [self.jobs, status, made, *buttons, *self.pickers, shown])
-        gr.Timer(1.0).tick(self.refresh, *self.watched, queue=False, **QUIET)
-        self.jobs.input(self.refresh, *self.watched, queue=False, **QUIET)
+        gr.Timer(1.0).tick(self.refresh, *self.watched, **QUIET)
+        self.jobs.input(self.refresh, *self.watched, **QUIET)
         for button, call in ((stop, self.table.stop), (again, self.table.again), (remove, self._remove)):
-            button.click(_quietly(call), self.jobs, None, queue=False, **QUIET).then(self.refresh, *self.watched, **QUIET)
+            button.click(_quietly(call), self.jobs, None, **QUIET).then(self.refresh, *self.watched, **QUIET)
         for button, follow in ((smooth, self.smooth), (check, self.check_result)):
             button.click(follow, self.jobs, [notice, self.jobs], **QUIET).then(self.refresh, *self.watched, **QUIET)
 

@@ -280,6 +280,12 @@ def client(table, folder, model):
     eyes.kill()
 
 
+def test_nothing_goes_through_gradios_queue(client):
+    """It loses answers (see page.AT_ONCE); tests with a browser see that only when the moment is right."""
+    told = client.get("/config").json()["dependencies"]
+    assert len(told) > 10 and [d["id"] for d in told if d["queue"] is not False] == []
+
+
 def test_only_a_jobs_own_files_are_given_away(client, table, folder, made_clip):
     job = hear(table, made_clip)
     wait(lambda: not job.active)

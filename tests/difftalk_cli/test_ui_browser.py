@@ -149,9 +149,13 @@ class Page:
         fetch = "fetch(arguments[0]).then(r => r.arrayBuffer()).then(b => arguments[1](b.byteLength))"
         return self.driver.execute_async_script(fetch, self.find(link).get_attribute("href"))
 
+    def newest(self) -> int:
+        """The number of the newest job that this tab knows of, 0 with none."""
+        return max((int(label[1:].split()[0]) for label, _ in self.told()["jobs"][0]), default=0)
+
     def start(self, button: str) -> str:
         """Click; the selector of the new job's status."""
-        before = max((int(label[1:].split()[0]) for label, _ in self.told()["jobs"][0]), default=0)
+        before = self.newest()
         self.click(button)
         self.find(f'#status [data-number="{before + 1}"]')
         return f'#status [data-number="{before + 1}"]'
@@ -283,3 +287,26 @@ def test_what_cannot_be_used_gets_the_command_lines_words(driver, address, files
     page.click("#consent input")
     page.make("#run", "failed")
     assert " ".join(page.text("#status .dt-error").split()) == words
+
+
+def test_a_click_in_the_moment_of_the_last_answer_is_answered_too(driver, address, files):
+    """Its job must be the one that is shown; gradio's queue loses such answers."""
+    page = Page(driver, address)
+    page.drop("person", files / "text.mp4")
+    page.drop("speech", files / "sound.wav")
+    page.find("#heard .dt-sound")
+    for milliseconds in (0, 10, 20, 30, 40):
+        click = """
+            const [notice, box, run] = ["#notice", "#consent input", "#run"].map(name => document.querySelector(name));
+            const again = () => { box.click(); setTimeout(() => run.click(), 20); };
+            const seen = new MutationObserver(() => {
+                if (notice.textContent.includes("tick the line")) { seen.disconnect(); setTimeout(again, arguments[0]); }
+            });
+            seen.observe(notice, {childList: true, subtree: true, characterData: true});
+            run.click();
+        """
+        before = page.newest()
+        driver.execute_script(click, milliseconds)
+        page.find(f'#status [data-number="{before + 1}"][data-state="failed"]')
+        page.until(lambda: not page.find("#notice").text)
+        page.click("#consent input")
