@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,6 +64,15 @@ class Coder:
         """The denoised window's pixels of views (..., H, W)."""
         rows, columns = (slice(s.start * self.first_stage.factor, s.stop * self.first_stage.factor) for s in (self.rows, self.columns))
         return x[..., rows, columns]
+
+    def turned(self, z: Tensor, field: np.ndarray) -> Tensor:
+        """The denoised window (B, C, h, w) looked up where `field` (R, R, 2), pixels of the crop (faces.pose.turning), says."""
+        factor, (h, w) = self.first_stage.factor, z.shape[-2:]
+        cells = cv2.resize(field, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)  # where a cell's middle looks
+        start = np.array([self.view[1].start // factor + self.columns.start, self.view[0].start // factor + self.rows.start])
+        at = (cells[start[1] : start[1] + h, start[0] : start[0] + w] + 0.5) / factor - start  # of the window, 0 .. (w, h)
+        grid = torch.from_numpy(np.float32(2 * at / (w, h) - 1)).to(z.device).expand(len(z), -1, -1, -1)
+        return F.grid_sample(z, grid, "bicubic", padding_mode="border", align_corners=False)
 
     def pictures(self, crops: np.ndarray) -> Tensor:
         """The view of crops (B, R, R, 3) u8: (B, 3, H, W) f32 in -1..1 on the device."""

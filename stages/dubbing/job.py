@@ -197,7 +197,8 @@ class Job:
             with self.clock("sample"):
                 z = renderer.generate(self.noise(chosen), condition, self.sampling)
         else:
-            z, lost = torch.from_numpy(np.stack([drawn[int(k)] for k in chosen])).to(whole), None
+            z = torch.from_numpy(np.stack([drawn[int(k)] for k in chosen])).to(whole)
+            lost = self.references(chosen)[1] if self.lips else None  # else a frame is drawn, and has no detail of a reference
         with self.clock("decode"):
             made = renderer.decode(whole, z, lost)
         return Drawn(frames, first, places, crops, made)
@@ -245,13 +246,13 @@ class Job:
             if not lanes:
                 continue
             outputs = np.array([segments[i][0] + step for i in lanes])
-            references = [self._previous(before[i], int(k)) for i, k in zip(lanes, outputs, strict=True)]
+            references = self._following([before[i] for i in lanes], outputs)
             windows = torch.stack([masked[i][int(k)] for i, k in zip(lanes, outputs, strict=True)]).to(self.renderer.device)
-            condition = self.condition(windows, torch.cat(references), outputs)
+            condition = self.condition(windows, references, outputs)
             with self.clock("sample"):
                 z = self.renderer.generate(self.noise(outputs), condition, self.sampling)
             for i, k, one in zip(lanes, outputs, z, strict=True):
-                before[i] = int(k), one[None]
+                before[i] = int(k), one
                 found[int(k)] = one.float().cpu().numpy()
         return found
 
@@ -266,13 +267,16 @@ class Job:
                 found |= zip((int(k) for k in outputs[places]), self.renderer.crop(whole).cpu(), strict=True)
         return found
 
-    def _previous(self, before: tuple[int, Tensor] | None, output: int) -> Tensor:
-        """z_r of an output frame: the frame drawn before it, where that shows the same shot."""
-        if before is not None and before[0] == output - 1:
-            shot = self.reference.track.shot[self.plan.order[[output - 1, output]]]
-            if shot[0] == shot[1]:
-                return before[1]
-        return self.references(np.array([output]))[0]
+    def _following(self, before: list[tuple[int, Tensor] | None], outputs: np.ndarray) -> Tensor:
+        """z_r (B, C, h, w) of output frames, made from what was drawn before each, where that shows the same shot."""
+        shots = self.reference.track.shot[self.plan.order]
+        follows = np.array([b is not None and b[0] == k - 1 and shots[b[0]] == shots[k] for b, k in zip(before, outputs, strict=True)])
+        asked = outputs if self.lips else outputs[~follows]
+        own = dict(zip(asked.tolist(), self.references(asked)[0], strict=True)) if len(asked) else {}
+        return torch.stack([
+            self.references.follow(*b, k, own.get(k)) if b and f else own[k]
+            for b, f, k in zip(before, follows, outputs.tolist(), strict=True)
+        ])  # fmt: skip
 
 
 def _normal(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:

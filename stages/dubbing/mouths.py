@@ -30,6 +30,8 @@ LONG = 200
 """Frames of a film for each that is wanted from which on jumping to them is quicker than reading all."""
 MIXED_SECONDS = 0.04
 """How long before and after a change of reference both are shown (a frame on either side at 25 fps)."""
+CARRIED = 0.5
+"""Share of the frame drawn before in the reference of a frame that follows it, where lips are told."""
 
 Key = tuple[tuple[tuple[int, float], ...], int, int]
 """What an output frame's reference depends on: (source frame, share) of each that is mixed, the source frame whose pose it takes,
@@ -67,6 +69,19 @@ class Mouths:
             known |= zip(fresh, zip(z, rest, strict=True), strict=True)
         self._known = known
         return torch.stack([known[key][0] for key in wanted]), torch.stack([known[key][1] for key in wanted])
+
+    def follow(self, before: int, drawn: Tensor, output: int, own: Tensor | None) -> Tensor:
+        """z_r (C, h, w) of an output frame that follows the frame `before`, of which `drawn` (C, h, w) was drawn (paper 3.3).
+
+        Where lips are told, what was drawn is bent to this frame's pose and lips, as every reference is, and the frame's `own`
+        reference (C, h, w) has a share in it: else whatever a model adds to its own drawing would be added again and again.
+        """
+        if self.lips is None or own is None:
+            return drawn
+        shown, source, wanted = self.chosen[before], self.plan.order[before], self.plan.order[output]
+        mouth = moved_mouth(self.points[shown], self.points[source], self.mouths[shown], self.lips.shapes[before])
+        field = turning(self.renderer.resolution, self.points[source], self.points[wanted], mouth, self.lips.shapes[output])
+        return CARRIED * self.renderer.turned(drawn[None], field)[0] + (1 - CARRIED) * own
 
     def _choose(self) -> np.ndarray:
         """The reference frame of each output frame: (T,) i64."""

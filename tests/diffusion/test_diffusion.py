@@ -119,6 +119,22 @@ def test_the_first_stage_sees_the_window_and_a_little_around_it():
     assert (shown[:, renderer.alpha > 0] == crops[:, renderer.alpha > 0]).all() and not shown[:, :56].any()
 
 
+def test_a_latent_window_is_warped_as_the_crop_would_be():
+    renderer = make_renderer(side=256)
+    factor = renderer.first_stage.factor
+    still = np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1).astype(np.float32)
+    z = torch.randn(2, *renderer.shape)
+    assert torch.allclose(renderer.turned(z, still), z, atol=1e-4)
+    moved = renderer.turned(z, still + np.float32([factor, 2 * factor]))  # looks a cell to the right, two down
+    assert torch.allclose(moved[..., :-3, :-2], z[..., 2:-1, 1:-1], atol=1e-4)
+    # a field that moves one place of the crop moves that place of the window
+    bent = still.copy()
+    row, column = renderer.view[0].start + renderer.rows.start * factor, renderer.view[1].start + renderer.columns.start * factor
+    bent[row + 2 * factor : row + 3 * factor, column + 3 * factor : column + 4 * factor, 0] += factor
+    changed = (renderer.turned(z, bent) - z).abs().amax((0, 1)) > 1e-3
+    assert changed.nonzero().tolist() == [[2, 3]]
+
+
 def test_a_residual_model_that_says_nothing_shows_the_reference():
     renderer = make_renderer(residual=True, prediction="sample")
     torch.nn.init.zeros_(renderer.denoiser.unet.conv_out.weight)
