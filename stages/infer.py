@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from stages.diffusion.render import Renderer
     from stages.dubbing.job import Clock, Job
 
-CODE = 5  # 5: a frame that follows the one before keeps a share of its own reference
+CODE = 5  # 5: short pauses close no lips; a frame that follows the one before keeps a share of its own reference
 NEEDS = Needs(cpus=4, gpus=1)
 LEASE_SECONDS = 150.0
 """How long a file server may keep the locks of a machine that is gone: NFS 90 s."""

@@ -26,8 +26,9 @@ SILENCE = 0.01
 """Loudness, as a share of the sound's loud parts, below which nobody speaks (-40 dB),"""
 SILENCE_LEVEL = 33.0
 """and that of sound without any loud part (-60 dB of full scale)."""
-SILENCE_SECONDS = 0.2
-"""Shorter pauses belong to words."""
+SILENCE_SECONDS = 0.6
+"""Shorter pauses belong to the speech: in 56 such of 54 films lips stay as open as usual in the middle (0.97 of the way from rest to
+the mean, quartiles 0.6 and 1.2), in eight longer ones they are nearly at rest (0.3)."""
 CLOSING_SECONDS = 0.06
 """Deviation of the Gaussian by which the lips come to rest."""
 BATCH = 256

@@ -54,9 +54,9 @@ def test_a_photo_speaks_as_everybody_does():
 
 def test_short_pauses_belong_to_words_and_a_sound_without_any_speech_is_silent():
     loud = np.full(100, 3000.0)
-    loud[20:23] = 0
-    loud[60:70] = 5
-    assert np.flatnonzero(silent(loud, 25.0)).tolist() == list(range(60, 70))
+    loud[20:32] = 0  # half a second: people keep their lips open
+    loud[60:80] = 5
+    assert np.flatnonzero(silent(loud, 25.0)).tolist() == list(range(60, 80))
     assert silent(np.zeros(40), 25.0).all() and silent(np.full(40, 20.0), 25.0).all() and not silent(loud[:20], 25.0).any()
 
 
