@@ -45,7 +45,7 @@ from stages.metrics.scoring import How, Job, score_pair
 from stages.metrics.settings import settings
 from stages.runtime import Needs, Report, Runtime
 
-CODE = 6  # 6: what infer pastes, paints and mixes
+CODE = 7  # 7: drawn rows keep their lips moving in short pauses and close them further
 METHOD = "generated"
 """What the videos given first are called."""
 LPIPS_FILES = {

@@ -11,6 +11,7 @@ import torch
 from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.faces import habits, lip_shape, still_habits
+from stages.faces.lips import OPENS
 
 if TYPE_CHECKING:
     from stages.models.denoiser import Denoiser
@@ -19,9 +20,10 @@ SEEN_SECONDS = 2.0
 """Film that it takes to know a person's lips."""
 SMOOTH_SECONDS = 0.025
 """Deviation of the Gaussian that takes the jitter out of what was heard: lips are slower."""
-LIVELIER = 1.25
-"""What is heard of lips moves 0.7 times as far as they do, as any regression is drawn to the mean, and does not close them often
-enough. On eight clips of strangers this much more closes them a quarter more often; it costs 1 % of LPIPS and of landmark distance."""
+LIVELIER, CLOSING = 1.1, 1.4
+"""What is heard of lips moves 0.7 times as far as they do, as any regression is drawn to the mean, and closes them too seldom: how much
+further they move, and how much further where they close. On 54 films heard by networks that know other people, lips so close in 46 % of
+the frames where the true ones are closed, with 1.0 for both in 26 %, and with 1.25 in 40 %, where they are also farther off."""
 SILENCE = 0.01
 """Loudness, as a share of the sound's loud parts, below which nobody speaks (-40 dB),"""
 SILENCE_LEVEL = 33.0
@@ -29,7 +31,7 @@ SILENCE_LEVEL = 33.0
 SILENCE_SECONDS = 0.6
 """Shorter pauses belong to the speech: in 56 such of 54 films lips stay as open as usual in the middle (0.97 of the way from rest to
 the mean, quartiles 0.6 and 1.2), in eight longer ones they are nearly at rest (0.3)."""
-CLOSING_SECONDS = 0.06
+RESTING_SECONDS = 0.06
 """Deviation of the Gaussian by which the lips come to rest."""
 BATCH = 256
 
@@ -41,8 +43,8 @@ class Lips:
         fps = float(speech.fps)
         own = person(reference, model.lip_habits.float().cpu().numpy())  # (3, 4)
         heard = smooth(listen(model, speech), SMOOTH_SECONDS * fps)  # (T, 4)
-        shapes = own[0] + gain * LIVELIER * own[1] * heard
-        rest = smooth(silent(speech.loudness, fps)[:, None].astype(np.float32), CLOSING_SECONDS * fps)  # (T, 1)
+        shapes = as_told(own, heard, gain)
+        rest = smooth(silent(speech.loudness, fps)[:, None].astype(np.float32), RESTING_SECONDS * fps)  # (T, 1)
         shapes = shapes * (1 - rest) + own[2] * rest
         shapes[:, 0] = np.maximum(shapes[:, 0], 0)  # lips do not pass through each other
         self.shapes = shapes.astype(np.float32)
@@ -63,6 +65,12 @@ def listen(model: Denoiser, speech: Speech) -> np.ndarray:
     device, dtype = model.audio_mean.device, model.audio_mean.dtype
     parts = np.array_split(np.arange(speech.frames), speech.frames // BATCH + 1)
     return np.concatenate([model.listen(torch.from_numpy(speech.windows(p)).to(device, dtype)).float().cpu().numpy() for p in parts])
+
+
+def as_told(own: np.ndarray, heard: np.ndarray, gain: float = 1.0) -> np.ndarray:
+    """Lips (T, 4) of a person with habits `own` (3, 4) for what is `heard` (T, 4) of them."""
+    further = np.where(OPENS & (heard < 0), CLOSING, LIVELIER)
+    return own[0] + gain * further * own[1] * heard
 
 
 def smooth(values: np.ndarray, deviation: float) -> np.ndarray:

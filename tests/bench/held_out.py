@@ -22,7 +22,7 @@ import torch
 
 from stages.artifacts import Artifact, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
-from stages.dubbing.lips import LIVELIER, SMOOTH_SECONDS, smooth
+from stages.dubbing.lips import SMOOTH_SECONDS, as_told, smooth
 from stages.dubbing.model import load_model
 from stages.faces import choose_references, condition_points, habits, lip_shape, mouth_points, turn_to
 from stages.faces.align import apply
@@ -125,9 +125,8 @@ def cases(
         windows = np.resize(windows, (len(crops), *windows.shape[1:]))[place]
         lips = shapes[place]
         if model.lips and sound != "true lips":
-            mean, spread, _ = habits(shapes)
             heard = model.listen(torch.from_numpy(windows).to(renderer.device, renderer.dtype)).float().cpu().numpy()
-            lips = mean + LIVELIER * spread * smooth(heard, 25 * SMOOTH_SECONDS)
+            lips = as_told(habits(shapes), smooth(heard, 25 * SMOOTH_SECONDS))
         told = lips if model.lips and sound != "copy" else None
         gap, usable, order = min(REFERENCE_GAP, len(crops) // 3), np.ones(len(crops), bool), np.arange(place.start, place.stop)
         far = choose_references(every, usable, gap, shapes, order, told)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from stages.dubbing.lips import Lips, silent, smooth
+from stages.dubbing.lips import Lips, as_told, silent, smooth
 from stages.models.denoiser import Denoiser, denoiser_config
 from tests.faces.test_lips import face
 
@@ -45,6 +45,15 @@ def test_lips_move_as_the_person_does_and_rest_in_silence():
     inside = slice(0, 40)
     assert np.allclose(twice[inside, 1] - 0.5, 2 * (shapes[inside, 1] - 0.5), atol=1e-4)
     assert (shapes[:, 0] >= 0).all() and abs(shapes[inside, 0].mean() - mean) < 0.08
+
+
+def test_lips_close_further_than_they_open():
+    own = np.array([[0.1, 0.5, 0.3, 0.5], [0.06, 0.03, 0.02, 0.05], [0.02, 0.48, 0.3, 0.42]], np.float32)
+    up, down = as_told(own, np.ones((1, 4), np.float32))[0], as_told(own, -np.ones((1, 4), np.float32))[0]
+    opening = np.array([True, False, False, True])  # the gap and the lower lip; width and upper lip go both ways alike
+    assert ((own[0] - down)[opening] > 1.2 * (up - own[0])[opening]).all()
+    assert np.allclose((own[0] - down)[~opening], (up - own[0])[~opening])
+    assert np.allclose(as_told(own, np.ones((1, 4)), gain=0.0), own[0])
 
 
 def test_a_photo_speaks_as_everybody_does():
