@@ -198,7 +198,7 @@ class Job:
                 z = renderer.generate(self.noise(chosen), condition, self.sampling)
         else:
             z = torch.from_numpy(np.stack([drawn[int(k)] for k in chosen])).to(whole)
-            lost = self.references(chosen)[1] if self.lips else None  # else a frame is drawn, and has no detail of a reference
+            lost = self.references.lost(chosen) if self.lips else None  # else a frame is drawn, and has no detail of a reference
         with self.clock("decode"):
             made = renderer.decode(whole, z, lost)
         return Drawn(frames, first, places, crops, made)
@@ -269,14 +269,14 @@ class Job:
 
     def _following(self, before: list[tuple[int, Tensor] | None], outputs: np.ndarray) -> Tensor:
         """z_r (B, C, h, w) of output frames, made from what was drawn before each, where that shows the same shot."""
-        shots = self.reference.track.shot[self.plan.order]
+        shots = self.references.shot
         follows = np.array([b is not None and b[0] == k - 1 and shots[b[0]] == shots[k] for b, k in zip(before, outputs, strict=True)])
         asked = outputs if self.lips else outputs[~follows]
-        own = dict(zip(asked.tolist(), self.references(asked)[0], strict=True)) if len(asked) else {}
-        return torch.stack([
-            self.references.follow(*b, k, own.get(k)) if b and f else own[k]
-            for b, f, k in zip(before, follows, outputs.tolist(), strict=True)
-        ])  # fmt: skip
+        found = dict(zip(asked.tolist(), self.references(asked)[0], strict=True)) if len(asked) else {}
+        for last, goes_on, k in zip(before, follows, outputs.tolist(), strict=True):
+            if last and goes_on:
+                found[k] = self.references.follow(*last, k, found[k]) if self.lips else last[1]
+        return torch.stack([found[k] for k in outputs.tolist()])
 
 
 def _normal(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:

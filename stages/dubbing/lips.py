@@ -12,6 +12,7 @@ from stages.dubbing.reference import Reference
 from stages.dubbing.speech import Speech
 from stages.faces import habits, lip_shape, still_habits
 from stages.faces.lips import OPENS
+from stages.faces.track import smooth_gaussian
 
 if TYPE_CHECKING:
     from stages.models.denoiser import Denoiser
@@ -42,9 +43,9 @@ class Lips:
     def __init__(self, model: Denoiser, reference: Reference, speech: Speech, gain: float = 1.0):
         fps = float(speech.fps)
         own = person(reference, model.lip_habits.float().cpu().numpy())  # (3, 4)
-        heard = smooth(listen(model, speech), SMOOTH_SECONDS * fps)  # (T, 4)
+        heard = smooth_gaussian(listen(model, speech), SMOOTH_SECONDS * fps)  # (T, 4)
         shapes = as_told(own, heard, gain)
-        rest = smooth(silent(speech.loudness, fps)[:, None].astype(np.float32), RESTING_SECONDS * fps)  # (T, 1)
+        rest = smooth_gaussian(silent(speech.loudness, fps)[:, None].astype(np.float32), RESTING_SECONDS * fps)  # (T, 1)
         shapes = shapes * (1 - rest) + own[2] * rest
         shapes[:, 0] = np.maximum(shapes[:, 0], 0)  # lips do not pass through each other
         self.shapes = shapes.astype(np.float32)
@@ -71,11 +72,6 @@ def as_told(own: np.ndarray, heard: np.ndarray, gain: float = 1.0) -> np.ndarray
     """Lips (T, 4) of a person with habits `own` (3, 4) for what is `heard` (T, 4) of them."""
     further = np.where(OPENS & (heard < 0), CLOSING, LIVELIER)
     return own[0] + gain * further * own[1] * heard
-
-
-def smooth(values: np.ndarray, deviation: float) -> np.ndarray:
-    """Gaussian over the first axis of (T, N), the ends repeated."""
-    return cv2.GaussianBlur(values, (1, 0), sigmaX=1e-3, sigmaY=deviation, borderType=cv2.BORDER_REPLICATE) if len(values) > 1 else values
 
 
 def silent(loudness: np.ndarray, fps: float) -> np.ndarray:

@@ -6,6 +6,7 @@ alike, so that teeth do not jump.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,22 +63,25 @@ class Mouths:
         known = {key: self._known[key] for key in wanted if key in self._known}
         if fresh := [key for key in dict.fromkeys(wanted) if key not in known]:
             mixed = [self._mixed(*key) for key in fresh]
-            pictures, lost = (np.stack(arrays) for arrays in zip(*mixed, strict=True))
+            pictures, lost = zip(*mixed, strict=True)
             with self.clock("encode latents"):
-                z = self.renderer.crop(self.renderer.encode(self.renderer.pictures(pictures)))
-            rest = torch.from_numpy(lost[:, *self.renderer.view]).permute(0, 3, 1, 2).to(z.device)
-            known |= zip(fresh, zip(z, rest, strict=True), strict=True)
+                z = self.renderer.crop(self.renderer.encode(self.renderer.pictures(np.stack(pictures))))
+            known |= zip(fresh, zip(z, self._rest(lost), strict=True), strict=True)
         self._known = known
         return torch.stack([known[key][0] for key in wanted]), torch.stack([known[key][1] for key in wanted])
 
-    def follow(self, before: int, drawn: Tensor, output: int, own: Tensor | None) -> Tensor:
-        """z_r (C, h, w) of an output frame that follows the frame `before`, of which `drawn` (C, h, w) was drawn (paper 3.3).
+    def lost(self, outputs: np.ndarray) -> Tensor:
+        """What the latents of output frames' references do not hold (B, 3, H, W), where those are not needed again."""
+        return self._rest([self._mixed(*self._key(int(output)))[1] for output in outputs])
 
-        Where lips are told, what was drawn is bent to this frame's pose and lips, as every reference is, and the frame's `own`
-        reference (C, h, w) has a share in it: else whatever a model adds to its own drawing would be added again and again.
+    def follow(self, before: int, drawn: Tensor, output: int, own: Tensor) -> Tensor:
+        """z_r (C, h, w) of an output frame that follows the frame `before`, of which `drawn` (C, h, w) was drawn (paper 3.3), by a
+        model that is told lips.
+
+        What was drawn is bent to this frame's pose and lips, as every reference is, and the frame's `own` reference (C, h, w) has
+        a share in it: else whatever a model adds to its own drawing would be added again and again.
         """
-        if self.lips is None or own is None:
-            return drawn
+        assert self.lips
         shown, source, wanted = self.chosen[before], self.plan.order[before], self.plan.order[output]
         mouth = moved_mouth(self.points[shown], self.points[source], self.mouths[shown], self.lips.shapes[before])
         field = turning(self.renderer.resolution, self.points[source], self.points[wanted], mouth, self.lips.shapes[output])
@@ -140,6 +144,10 @@ class Mouths:
                 picture, painted = inside.paint(picture, mouth, wanted, inside.skin(shown), share, inside.load_inside())
                 lost = lost * (1 - painted[..., None])
             return picture, lost
+
+    def _rest(self, lost: Sequence[np.ndarray]) -> Tensor:
+        """Pictures (R, R, 3) f32 of what is lost, as views (B, 3, H, W) on the device."""
+        return torch.from_numpy(np.stack(lost)[:, *self.renderer.view]).permute(0, 3, 1, 2).to(self.renderer.device)
 
     def _detail(self, own: int) -> np.ndarray:
         """What the first stage loses of a source frame that others refer to: (R, R, 3) f32, zeros around the view."""

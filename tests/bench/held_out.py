@@ -22,11 +22,12 @@ import torch
 
 from stages.artifacts import Artifact, read_artifact
 from stages.diffusion.render import Renderer, SampleConfig
-from stages.dubbing.lips import SMOOTH_SECONDS, as_told, smooth
+from stages.dubbing.lips import SMOOTH_SECONDS, as_told
 from stages.dubbing.model import load_model
 from stages.faces import choose_references, condition_points, habits, lip_shape, mouth_points, turn_to
 from stages.faces.align import apply
 from stages.faces.detect import DlibFinder
+from stages.faces.track import smooth_gaussian
 from stages.metrics.lpips import load_lpips
 from stages.metrics.mouth import correlation, lip_opening
 from stages.metrics.quality import psnr
@@ -126,7 +127,7 @@ def cases(
         lips = shapes[place]
         if model.lips and sound != "true lips":
             heard = model.listen(torch.from_numpy(windows).to(renderer.device, renderer.dtype)).float().cpu().numpy()
-            lips = as_told(habits(shapes), smooth(heard, 25 * SMOOTH_SECONDS))
+            lips = as_told(habits(shapes), smooth_gaussian(heard, 25 * SMOOTH_SECONDS))
         told = lips if model.lips and sound != "copy" else None
         gap, usable, order = min(REFERENCE_GAP, len(crops) // 3), np.ones(len(crops), bool), np.arange(place.start, place.stop)
         far = choose_references(every, usable, gap, shapes, order, told)

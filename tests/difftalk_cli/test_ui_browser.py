@@ -295,16 +295,16 @@ def test_a_click_in_the_moment_of_the_last_answer_is_answered_too(driver, addres
     page.drop("person", files / "text.mp4")
     page.drop("speech", files / "sound.wav")
     page.find("#heard .dt-sound")
+    click = """
+        const [notice, box, run] = ["#notice", "#consent input", "#run"].map(name => document.querySelector(name));
+        const again = () => { box.click(); setTimeout(() => run.click(), 20); };
+        const seen = new MutationObserver(() => {
+            if (notice.textContent.includes("tick the line")) { seen.disconnect(); setTimeout(again, arguments[0]); }
+        });
+        seen.observe(notice, {childList: true, subtree: true, characterData: true});
+        run.click();
+    """
     for milliseconds in (0, 10, 20, 30, 40):
-        click = """
-            const [notice, box, run] = ["#notice", "#consent input", "#run"].map(name => document.querySelector(name));
-            const again = () => { box.click(); setTimeout(() => run.click(), 20); };
-            const seen = new MutationObserver(() => {
-                if (notice.textContent.includes("tick the line")) { seen.disconnect(); setTimeout(again, arguments[0]); }
-            });
-            seen.observe(notice, {childList: true, subtree: true, characterData: true});
-            run.click();
-        """
         before = page.newest()
         driver.execute_script(click, milliseconds)
         page.find(f'#status [data-number="{before + 1}"][data-state="failed"]')

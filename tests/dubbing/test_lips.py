@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from stages.dubbing.lips import Lips, as_told, silent, smooth
+from stages.dubbing.lips import Lips, as_told, silent
+from stages.faces.track import smooth_gaussian
 from stages.models.denoiser import Denoiser, denoiser_config
 from tests.faces.test_lips import face
 
@@ -71,7 +72,7 @@ def test_short_pauses_belong_to_words_and_a_sound_without_any_speech_is_silent()
 
 def test_smoothing_keeps_what_is_constant_and_takes_jitter_away():
     rng = np.random.default_rng(0)
-    assert np.allclose(smooth(np.full((9, 3), 0.5, np.float32), 0.6), 0.5)
+    assert np.allclose(smooth_gaussian(np.full((9, 3), 0.5, np.float32), 0.6), 0.5)
     noise = rng.standard_normal((500, 2)).astype(np.float32)
-    assert smooth(noise, 1.0).std() < 0.7 * noise.std() and np.abs(np.corrcoef(smooth(noise, 1.0).T)[0, 1]) < 0.2
-    assert smooth(noise[:1], 1.0).shape == (1, 2)
+    assert smooth_gaussian(noise, 1.0).std() < 0.7 * noise.std() and np.abs(np.corrcoef(smooth_gaussian(noise, 1.0).T)[0, 1]) < 0.2
+    assert smooth_gaussian(noise[:1], 1.0).shape == (1, 2)
